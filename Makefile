@@ -1,0 +1,49 @@
+# Each target does its own set-up; `make` alone lists them.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: help demo test lint bench clean
+help:
+	@echo "make demo [ARGS=…]  five clients edit one GPT-2 together, a few minutes on two cores (ARGS=--help lists the options)"
+	@echo "make test           lint, types, import rules and all tests"
+	@echo "make lint           ruff, mypy, import-linter"
+	@echo "make bench          the benchmarks behind benchmarks/README.md"
+	@echo "make clean          remove .venv and caches; never touches results"
+
+demo: .venv/demo.done
+	@$(BIN)/collabsecure demo $(ARGS)
+
+test: lint
+	$(BIN)/pytest -n auto $(ARGS)
+
+lint: .venv/dev.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+bench: .venv/bench.done
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "collabsecure needs Python 3.11 or newer, found $$($(PYTHON) --version 2>&1); say which: make PYTHON=python3.11 …" >&2; exit 1; }
+	@echo "Setting up .venv (once)…"
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; echo "No virtual environment could be made; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+
+.venv/demo.done: .venv/bin/python pyproject.toml constraints.txt
+	@echo "Installing collabsecure with PyTorch for the CPU (once, about 1 GB)…"
+	@$(PIP) --editable '.[edit]'
+	@touch $@
+
+.venv/dev.done: .venv/bin/python pyproject.toml constraints.txt
+	@echo "Installing collabsecure and its development tools (once, about 1 GB)…"
+	@$(PIP) --editable '.[edit,dev]'
+	@touch $@ .venv/demo.done
+
+.venv/bench.done: .venv/dev.done
+	@touch $@

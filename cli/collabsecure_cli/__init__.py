@@ -1,0 +1,1 @@
+"""The `collabsecure` command: everything that touches files, terminals and networks."""
