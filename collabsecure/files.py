@@ -1,0 +1,75 @@
+"""Output files that are either complete or not there at all.
+
+The bytes go to a temporary file in the same folder, are flushed to the disk, and only then take the name they were
+meant for: a reader, or the next run, never meets half a file, whatever interrupts the writing.
+"""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from collabsecure.errors import BadFile
+
+
+def refuse_existing(path: Path) -> None:
+    """Refuse an output path that is taken; called before long work as well, so that it is not done in vain.
+
+    Raises:
+        BadFile: something is at `path` already.
+    """
+    if os.path.lexists(path):
+        raise BadFile(
+            path, found="something there already", expected="a new name", remedy="Say so to overwrite it: --force"
+        )
+
+
+@contextmanager
+def complete_or_absent(path: Path, *, force: bool) -> Iterator[Path]:
+    """Yield the path of a temporary file to write; on leaving without an error it becomes `path`.
+
+    The folder must exist. On any error, an interrupt included, the temporary file is gone and `path` as it was.
+
+    Raises:
+        BadFile: `path` is taken and `force` is not set, or the disk or folder cannot be written.
+    """
+    if not force:
+        refuse_existing(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        yield temporary
+        _flush(temporary)
+        if not force:
+            refuse_existing(path)  # again: the writing may have taken hours
+        temporary.replace(path)
+        _flush(path.parent)  # the rename itself survives a power cut
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def unwritable(path: Path, error: OSError) -> BadFile:
+    """The error for a path that the operating system would not write: disk full, read-only, no such folder."""
+    return BadFile(path, found=in_words(error), expected="a place that can be written")
+
+
+def unreadable(path: Path, error: OSError) -> BadFile:
+    """The error for a path that the operating system would not read: absent, a folder, not permitted."""
+    return BadFile(path, found=in_words(error), expected="a file that can be read")
+
+
+def in_words(error: OSError) -> str:
+    """What the operating system said, without its number and path."""
+    reason = error.strerror or str(error)
+    return reason[:1].lower() + reason[1:]
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
