@@ -38,7 +38,7 @@ class BadRequest(CollabsecureError):
 
     def __init__(self, faults: Sequence[FieldFault]) -> None:
         self.faults = tuple(faults)
-        super().__init__("; ".join(f"{fault.field}: {fault.reason}" for fault in self.faults))
+        super().__init__("; ".join(f"{fault.field} {fault.reason}" for fault in self.faults))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,18 +46,19 @@ class RecordProblem:
     """One faulty field, and where to find it.
 
     >>> print(RecordProblem(source="a.jsonl", index=3, line=5, field="subject", reason="is missing"))
-    a.jsonl: record 3 (line 5): subject: is missing
+    a.jsonl: record 3 (line 5): subject is missing
     """
 
     source: str  # file, or data set and split
     index: int  # position among the source's records, from 0
     line: int | None = None  # where the record starts, from 1, if the form has lines
-    field: str
+    field: str  # empty if the record as a whole is at fault
     reason: str
 
     def __str__(self) -> str:
         line = "" if self.line is None else f" (line {self.line})"
-        return f"{self.source}: record {self.index}{line}: {self.field}: {self.reason}"
+        field = self.field and f" {self.field}"
+        return f"{self.source}: record {self.index}{line}:{field} {self.reason}"
 
 
 class BadRecords(CollabsecureError):
@@ -69,6 +70,28 @@ class BadRecords(CollabsecureError):
         num_bad = len({(problem.source, problem.index) for problem in problems})
         summary = f"{num_bad} of {num_records} records cannot be used; mend them or take them out:"
         super().__init__("\n  ".join([summary, *map(str, self.problems)]))
+
+
+class TooFewRequests(CollabsecureError):
+    """Requests that cannot be dealt out so that every client has at least one.
+
+    >>> print(TooFewRequests(num_requests=2, num_clients=5))
+    found 2 requests for 5 clients; expected at least one client and one request for each
+    """
+
+    def __init__(self, *, num_requests: int, num_clients: int) -> None:
+        super().__init__(
+            f"found {num_requests} requests for {num_clients} clients; "
+            "expected at least one client and one request for each"
+        )
+
+
+class PromptTooLong(CollabsecureError):
+    """A prompt with its continuation that does not fit into the model's context."""
+
+    def __init__(self, prompt: str, *, num_tokens: int, context: int) -> None:
+        start = prompt if len(prompt) <= 60 else prompt[:60] + "…"
+        super().__init__(f"{start!r} comes to {num_tokens} tokens; expected at most the model's {context}: shorten it")
 
 
 class MissingExtra(CollabsecureError):
@@ -88,3 +111,23 @@ class UnknownArchitecture(CollabsecureError):
 
 class NotPositiveDefinite(CollabsecureError):
     """C + Σ KᵢKᵢᵀ has no Cholesky factor: a sum has wrapped or was corrupted, or C is not a second moment."""
+
+
+class DegenerateSecondMoment(CollabsecureError):
+    """A second moment whose diagonal is not positive throughout: some features of the keys were never seen."""
+
+    def __init__(self, indices: Sequence[int], *, first_value: float) -> None:
+        self.indices = tuple(indices)  # of the features, ascending
+        super().__init__(
+            f"found {len(self.indices)} diagonal entries of the second moment that are not positive and finite (first: "
+            f"index {self.indices[0]}, {first_value}); expected every feature to occur in the sampled text. Compute it "
+            "over more texts (collabsecure second-moment --samples …)"
+        )
+
+
+class ModelMismatch(CollabsecureError):
+    """Layers, deltas or hyper-parameters that do not fit the model they are used on."""
+
+
+class OutOfMemory(CollabsecureError):
+    """Not even one edit request at a time fits in the memory that is free."""
