@@ -27,7 +27,7 @@ def refuse_existing(path: Path) -> None:
 
 @contextmanager
 def complete_or_absent(path: Path, *, force: bool) -> Iterator[Path]:
-    """Yield the path of a temporary file to write; on leaving without an error it becomes `path`.
+    """Yield the path of an empty temporary file to write; on leaving without an error it becomes `path`.
 
     The folder must exist. On any error, an interrupt included, the temporary file is gone and `path` as it was.
 
@@ -38,7 +38,10 @@ def complete_or_absent(path: Path, *, force: bool) -> Iterator[Path]:
         refuse_existing(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
+        temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(mode)  # safetensors makes files that only their owner may read
         _flush(temporary)
         if not force:
             refuse_existing(path)  # again: the writing may have taken hours

@@ -210,7 +210,7 @@ class SecondMoment:
         Raises:
             BadFile: `path` is taken and `force` is not set, or cannot be written.
         """
-        with complete_or_absent(path, force=force) as temporary, temporary.open("xb") as file:
+        with complete_or_absent(path, force=force) as temporary, temporary.open("wb") as file:
             np.savez(
                 file,
                 allow_pickle=False,
