@@ -1,6 +1,6 @@
 """The merge solve against DGEMM: time for equal FLOPs, and memory beyond the arguments.
 
-`python -m benchmarks.merge` takes seconds; `--full` is one GPT2-XL layer (d_in 6400, about 1.2 GB in all).
+`python -m benchmarks.merge` takes seconds; one GPT2-XL layer is `--d-in 6400 --d-out 1600` (2 GB, half a minute).
 """
 
 import argparse
@@ -20,10 +20,11 @@ MEMORY_BAR = 0.25  # × d_in² × 8 bytes
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.merge", description=__doc__.splitlines()[0])
-    parser.add_argument("--full", action="store_true", help="d_in 6400, d_out 1600 instead of 3072, 768")
+    parser.add_argument("--d-in", type=int, default=3072, help="width of keys (default: 3072, GPT-2's)")
+    parser.add_argument("--d-out", type=int, default=768, help="width of residuals (default: 768)")
     parser.add_argument("--repeats", type=int, default=5, help="the least of so many times counts (default: 5)")
     arguments = parser.parse_args(argv)
-    d_in, d_out = (6400, 1600) if arguments.full else (3072, 768)
+    d_in, d_out = arguments.d_in, arguments.d_out
 
     with multiprocessing.get_context("spawn").Pool(1) as pool:  # first, and in a fresh process: peaks only ever grow
         extra = pool.apply(extra_memory, (d_in, d_out)) / (8 * d_in**2)

@@ -166,7 +166,7 @@ class SecondMoment:
         """E[k kᵀ]: MEMIT's `mom2 / count`."""
         return self.total / self.count
 
-    def weighted(self, weight: float) -> Float64[np.ndarray, "d_in d_in"]:
+    def weighted(self, weight: float | int) -> Float64[np.ndarray, "d_in d_in"]:
         """C = λ·E[k kᵀ], the `second_moment` that `merge.merge_delta` takes.
 
         Later rounds of editing add the Gram matrices of earlier rounds to this: C + G_hist (DESIGN §2, multi-round).
@@ -186,7 +186,8 @@ class SecondMoment:
             BadFile: not such a file, or damaged.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as handle:
+                file = np.load(handle, allow_pickle=False)
                 if not isinstance(file, np.lib.npyio.NpzFile):
                     raise _malformed(path, "a single array")
                 missing = {"mom2.count", "mom2.mom2"} - set(file.files)
