@@ -7,6 +7,7 @@ a key k (d_in) to W k (d_out) and is what an edit changes: W + Δ. Hugging Face 
 
 import hashlib
 import json
+import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -173,6 +174,18 @@ class EditableModel:
     def d_model(self) -> int:
         """Width of the residual stream, and of every projection's output (d_out)."""
         return self.weight(0).shape[0]
+
+    @cached_property
+    def blocks_return_tuples(self) -> bool:
+        """Whether blocks return a tuple that starts with the hidden states, as GPT-J's do, or these alone."""
+        outputs: list[object] = []
+        handle = self.block(0).register_forward_hook(lambda _block, _inputs, output: outputs.append(output))
+        try:
+            with torch.no_grad():
+                self.model.base_model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=self.device))
+        finally:
+            handle.remove()
+        return isinstance(outputs[0], tuple)
 
     def d_in(self, layer: int) -> int:
         """Width of a layer's keys."""
@@ -356,7 +369,7 @@ def _quiet_transformers() -> Iterator[None]:
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    hub_logging.set_verbosity_error()
+    hub_logging.set_verbosity(logging.ERROR)
     try:
         yield
     finally:
