@@ -10,6 +10,8 @@ from types import MappingProxyType
 from collabsecure.errors import BadFile, BadRequest, FieldFault
 from collabsecure.files import unreadable
 
+Real = float | int  # published files have both, and so may callers
+
 # What our fields are called in MEMIT's files, where it is not the same.
 _MEMIT_NAMES = MappingProxyType({"second_moment_weight": "mom2_update_weight"})
 # Settings of MEMIT's that here have only the value that its publications use.
@@ -37,13 +39,13 @@ class Hyperparameters:
     """
 
     layers: tuple[int, ...]  # edited, ascending; the last is where z is optimised
-    second_moment_weight: float  # λ in C = λ·E[k kᵀ], > 0
-    clamp_norm_factor: float = 0.75  # ‖δ‖ ≤ this · ‖z₀‖, > 0
+    second_moment_weight: Real  # λ in C = λ·E[k kᵀ], > 0
+    clamp_norm_factor: Real = 0.75  # ‖δ‖ ≤ this · ‖z₀‖, > 0
     v_num_grad_steps: int = 20  # forward passes, ≥ 1; the optimiser steps once less
-    v_lr: float = 0.5  # Adam's, > 0
+    v_lr: Real = 0.5  # Adam's, > 0
     v_loss_layer: int | None = None  # whose output predicts the target; None is the model's last
-    v_weight_decay: float = 0.5  # of ‖δ‖/‖z₀‖², ≥ 0
-    kl_factor: float = 0.0625  # of the drift on "{} is a", ≥ 0
+    v_weight_decay: Real = 0.5  # of ‖δ‖/‖z₀‖², ≥ 0
+    kl_factor: Real = 0.0625  # of the drift on "{} is a", ≥ 0
 
     def __post_init__(self) -> None:
         ascending = all(layer < after for layer, after in zip(self.layers, self.layers[1:], strict=False))
@@ -106,7 +108,7 @@ class Hyperparameters:
             raise _unfit(path, str(error), expected="values in their ranges") from error
 
 
-def _is_above(value: float, bound: float) -> bool:
+def _is_above(value: Real, bound: int) -> bool:
     return math.isfinite(value) and value > bound
 
 

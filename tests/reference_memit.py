@@ -1,7 +1,7 @@
 """MEMIT (Meng et al. 2022, arXiv 2210.07229) as plainly as it can be written: the judge of the package's batched one.
 
-One request at a time, full forward passes of the whole model, `torch.optim.Adam`, a dense float64 solve. Shares nothing
-with the package but the dataclasses of requests and hyper-parameters; GPT-2's and Llama's module names stand here again.
+One request at a time, full forward passes of the whole model, `torch.optim.Adam`, a dense float64 solve. It shares
+nothing with the package but the dataclasses of requests and hyper-parameters.
 """
 
 from collections.abc import Sequence
