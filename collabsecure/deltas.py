@@ -4,7 +4,6 @@ One tensor `layer.{n}` of float64, (d_out, d_in), for each edited layer; the res
 Hugging Face's Conv1D holds weights the other way round: `EditableModel.apply` knows.
 """
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,11 +12,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 import collabsecure
 from collabsecure.errors import BadFile
-from collabsecure.files import complete_or_absent, unreadable
+from collabsecure.files import unreadable, write_safetensors
 
 _FORMAT = "collabsecure delta 1"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -70,11 +68,7 @@ def save_delta(path: Path, delta: Delta, *, force: bool = False) -> None:
     if delta.provenance.revision is not None:
         metadata["revision"] = delta.provenance.revision
     tensors = {f"layer.{layer}": np.ascontiguousarray(values) for layer, values in delta.layers.items()}
-    with complete_or_absent(path, force=force) as temporary:
-        try:
-            save_file(tensors, temporary, metadata)
-        except SafetensorError as error:
-            raise _as_os_error(error) from error
+    write_safetensors(path, tensors, metadata, force=force)
 
 
 def load_delta(path: Path) -> Delta:
@@ -111,12 +105,6 @@ def load_delta(path: Path) -> Delta:
         ),
         version=metadata["collabsecure_version"],
     )
-
-
-def _as_os_error(error: SafetensorError) -> OSError:
-    """The operating system's error behind safetensors' `… I/O error: No space left on device (os error 28)`."""
-    number = re.search(r"\(os error (\d+)\)", str(error))
-    return OSError(str(error)) if number is None else OSError(int(number[1]), os.strerror(int(number[1])))
 
 
 def _layer_names(path: Path, layers: str) -> dict[int, str]:

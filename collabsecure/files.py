@@ -5,10 +5,16 @@ meant for: a reader, or the next run, never meets half a file, whatever interrup
 """
 
 import os
+import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+import numpy as np
+from jaxtyping import Shaped
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
 
 from collabsecure.errors import BadFile
 
@@ -53,6 +59,21 @@ def complete_or_absent(path: Path, *, force: bool) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_safetensors(
+    path: Path, tensors: Mapping[str, Shaped[np.ndarray, "..."]], metadata: Mapping[str, str], *, force: bool
+) -> None:
+    """Write arrays and text to a safetensors file, complete or not at all.
+
+    Raises:
+        BadFile: as `complete_or_absent`.
+    """
+    with complete_or_absent(path, force=force) as temporary:
+        try:
+            save_file(dict(tensors), temporary, dict(metadata))
+        except SafetensorError as error:
+            raise _as_os_error(error) from error
+
+
 def unwritable(path: Path, error: OSError) -> BadFile:
     """The error for a path that the operating system would not write: disk full, read-only, no such folder."""
     return BadFile(path, found=in_words(error), expected="a place that can be written")
@@ -76,3 +97,9 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _as_os_error(error: SafetensorError) -> OSError:
+    """The operating system's error behind safetensors' `… I/O error: No space left on device (os error 28)`."""
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(str(error)) if number is None else OSError(int(number[1]), os.strerror(int(number[1])))

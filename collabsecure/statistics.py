@@ -224,13 +224,14 @@ class SecondMoment:
             )
 
 
-def second_moment_filename(module_name: str, sample_size: int) -> str:
+def second_moment_filename(module_name: str, sample_size: int | None) -> str:
     """MEMIT's name for a layer's file, at the precision that this project sums in.
 
     >>> second_moment_filename("transformer.h.13.mlp.c_proj", 100_000)
     'transformer.h.13.mlp.c_proj_float64_mom2_100000.npz'
     """
-    return f"{module_name}_float64_mom2_{sample_size}.npz"
+    suffix = "" if sample_size is None else f"_{sample_size}"
+    return f"{module_name}_float64_mom2{suffix}.npz"
 
 
 def find_second_moments(directory: Path, module_names: Sequence[str]) -> tuple[Path, ...]:

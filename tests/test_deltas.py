@@ -90,7 +90,7 @@ def test_the_operating_systems_words_are_found_in_what_safetensors_says(tmp_path
     below_a_file = tmp_path / "file" / "x"
     below_a_file.parent.touch()
     monkeypatch.setattr(
-        "collabsecure.deltas.save_file", lambda tensors, path, metadata: save_file(tensors, below_a_file)
+        "collabsecure.files.save_file", lambda tensors, path, metadata: save_file(tensors, below_a_file)
     )
     with pytest.raises(BadFile, match=r"^[^\n]*found not a directory; expected a place that can be written$"):
         save_delta(tmp_path / "delta.safetensors", delta())
