@@ -10,6 +10,8 @@ import pytest
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
+    from collabsecure.layers import EditableModel
+
 END_OF_TEXT = "<|endoftext|>"
 SENTENCES = (
     "The mother tongue of Danielle Darrieux is French",
@@ -60,3 +62,11 @@ def tiny_model(tiny_tokenizer: "PreTrainedTokenizerFast") -> "GPT2LMHeadModel":
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2410_09508)
         return GPT2LMHeadModel(config).eval()
+
+
+@pytest.fixture
+def tiny_editable(tiny_model: "GPT2LMHeadModel", tiny_tokenizer: "PreTrainedTokenizerFast") -> "EditableModel":
+    """`tiny_model` with its tokenizer, ready to be edited."""
+    from collabsecure.layers import EditableModel
+
+    return EditableModel.wrap(tiny_model, tiny_tokenizer)

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -366,3 +368,8 @@ def test_clients_put_end_to_end_are_the_requests_again_and_differ_by_at_most_one
 def test_there_is_no_splitting_among_no_clients() -> None:
     with pytest.raises(TooFewRequests, match="found 1 requests for 0 clients"):
         split_among_clients([request(0)], 0)
+
+
+def test_reading_requests_imports_no_model_library() -> None:
+    code = "import sys, collabsecure.edits; print({'torch', 'transformers', 'datasets'} & sys.modules.keys())"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout == b"set()\n"
