@@ -1,0 +1,35 @@
+"""How commands end: with a result, or with one line that says why not and an exit code to act on."""
+
+import click
+
+from collabsecure.errors import CollabsecureError, MissingExtra
+
+_OF_EXTRA_EDIT = frozenset({"datasets", "tokenizers", "torch", "transformers"})
+
+
+class Interrupted(click.ClickException):
+    """Ctrl-C, with what is left to say; exit code 130 as shells have it."""
+
+    exit_code = 130
+
+    def show(self, file: object = None) -> None:
+        """Say it on standard error, on a line of its own: the terminal has ^C on the current one."""
+        click.echo(f"\n{self.format_message()}", err=True)
+
+
+class CommandGroup(click.Group):
+    """Commands whose typed errors become one line and exit code 1; any other error is a bug and keeps its traceback."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except CollabsecureError as error:
+            raise click.ClickException(str(error)) from error
+        except ModuleNotFoundError as error:
+            if error.name not in _OF_EXTRA_EDIT:
+                raise
+            purpose = f"collabsecure {ctx.invoked_subcommand}"
+            raise click.ClickException(str(MissingExtra(purpose, package=error.name, extra="edit"))) from error
+        except KeyboardInterrupt as error:
+            raise Interrupted("Interrupted.") from error
