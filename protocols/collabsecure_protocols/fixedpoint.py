@@ -1,0 +1,206 @@
+"""Real numbers to integers mod 2^64 and back, and the packed bytes that travel.
+
+Integers live in uint64 arrays; on the wire only the low `bits` of each travel, little-endian. The high bits never
+matter: addition carries upwards only, so a sum's low bits are right whatever stands above them (secagg.md, "Ring").
+"""
+
+import math
+import sys
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import LocalProtocolError, ValueRefused
+from .tensors import CHUNK_VALUES, Chunk, Sum, Tensor
+
+# Adding 1.5·2^52 to |x| < 2^51 rounds x to the nearest integer, ties to even, and leaves it in the low bits.
+_ROUND = 1.5 * 2.0**52
+_ROUND_BITS = np.frombuffer(np.float64(_ROUND).tobytes(), np.int64)[0]
+_ROUND_LIMIT = 2**51
+
+if sys.byteorder != "little":
+    raise LocalProtocolError("the fixed-point code reads integers in place and needs a little-endian machine")
+
+Real = NDArray[np.float64] | NDArray[np.float32]
+
+
+class Encoder:
+    """Encodes stretches of one client's tensor, in the order in which its values travel, without a copy of it.
+
+    Raises:
+        ValueRefused: wrong shape or type; or, when encoded, a NaN, an infinity or a value beyond the bound.
+
+    """
+
+    def __init__(self, tensor: Tensor, values: Real) -> None:
+        if not isinstance(values, np.ndarray) or values.dtype not in (np.float64, np.float32):
+            found = values.dtype if isinstance(values, np.ndarray) else type(values).__name__
+            raise ValueRefused(tensor.name, f"expected a NumPy array of float64 or float32, found {found}")
+        if values.shape != tensor.shape:
+            raise ValueRefused(tensor.name, f"expected shape {tensor.shape}, found {values.shape}")
+        if not values.flags.c_contiguous:
+            raise ValueRefused(tensor.name, "expected a C-contiguous array; pass np.ascontiguousarray(…)")
+        self._tensor = tensor
+        self._matrix = values.reshape(tensor.rows, tensor.columns)
+        self._row_scale, self._column_scale = _scales(tensor, forward=True)
+
+    def encode_into(self, start: int, out: NDArray[np.uint64]) -> None:
+        """Write the integers of values `start`, `start` + 1, … into `out`, as many as it holds."""
+        real = out.view(np.float64)
+        filled = 0
+        row, column = _locate(self._tensor, start)
+        while filled < len(out):
+            length = min(self._tensor.columns - column, len(out) - filled)
+            piece, stop = real[filled : filled + length], column + length
+            source = self._matrix[row, column:stop]
+            if self._column_scale is None:
+                np.multiply(source, self._row_scale[row], out=piece)
+            else:
+                np.multiply(source, self._column_scale[column:stop], out=piece)
+                piece *= self._row_scale[row]
+            filled += length
+            row += 1
+            column = row if self._tensor.symmetric else 0
+        if self._tensor.limit < _ROUND_LIMIT:
+            real += _ROUND
+            integers = out.view(np.int64)
+            integers -= _ROUND_BITS
+            self._check(int(integers.min()), int(integers.max()), start, out)
+        else:
+            np.rint(real, out=real)
+            low, high = float(real.min()), float(real.max())  # a NaN makes both NaN
+            if not (-self._tensor.limit <= low and high <= self._tensor.limit):
+                self._refuse(start, len(out))
+            out.view(np.int64)[:] = real.astype(np.int64)
+
+    def _check(self, low: int, high: int, start: int, out: NDArray[np.uint64]) -> None:
+        # NaNs, infinities and |x| ≥ 2^51 have bit patterns far outside this range, on one side or the other.
+        if not (-self._tensor.limit <= low and high <= self._tensor.limit):
+            self._refuse(start, len(out))
+
+    def _refuse(self, start: int, length: int) -> None:
+        """Find the first offender again, slowly, for a message that helps."""
+        row, column = _locate(self._tensor, start)
+        for _ in range(length):
+            value = float(self._matrix[row, column])
+            scale = float(self._row_scale[row])
+            if self._column_scale is not None:
+                scale *= float(self._column_scale[column])
+            where = f"entry ({row}, {column})"
+            if not math.isfinite(value):
+                raise ValueRefused(self._tensor.name, f"V32: {where} is not a finite number")
+            if abs(round(value * scale)) > self._tensor.limit:
+                excess = abs(value * scale) * 2.0**-self._tensor.fraction_bits / self._tensor.bound
+                raise ValueRefused(
+                    self._tensor.name,
+                    f"V32: {where} is {excess:.3g} times the session's bound {self._tensor.bound:.6g}",
+                )
+            column += 1
+            if column == self._tensor.columns:
+                row += 1
+                column = row if self._tensor.symmetric else 0
+        raise ValueRefused(self._tensor.name, "V32: a value is out of range")
+
+
+def _scales(tensor: Tensor, *, forward: bool) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """Powers of two to multiply rows and columns with; exact, so that decoding undoes encoding bit for bit."""
+    sign = 1 if forward else -1
+    rows = np.array(tensor.row_exponents or (0,) * tensor.rows, np.int64)
+    columns = tensor.row_exponents if tensor.symmetric else tensor.column_exponents
+    row_scale = np.ldexp(1.0, sign * (rows + tensor.fraction_bits))
+    return row_scale, np.ldexp(1.0, sign * np.array(columns, np.int64)) if columns else None
+
+
+def _locate(tensor: Tensor, start: int) -> tuple[int, int]:
+    """Row and column of travelling value number `start`.
+
+    >>> corner = Tensor(name="g", shape=(3, 3), bound=1.0, fraction_bits=20, symmetric=True)
+    >>> [_locate(corner, number) for number in range(6)]
+    [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)]
+    """
+    if not tensor.symmetric:
+        return divmod(start, tensor.columns)
+    # Row r starts at r·d − r(r−1)/2; solve for the last r that is not beyond start.
+    d = tensor.rows
+    row = (2 * d + 1 - math.isqrt((2 * d + 1) ** 2 - 8 * start)) // 2
+    while row * d - row * (row - 1) // 2 > start:
+        row -= 1
+    while row + 1 < d and (row + 1) * d - (row + 1) * row // 2 <= start:
+        row += 1
+    return row, row + start - (row * d - row * (row - 1) // 2)
+
+
+def encoders(spec: Sum, values: Mapping[str, Real]) -> tuple[Encoder, ...]:
+    """One encoder a tensor of the sum; refuses missing and unknown names."""
+    names = {tensor.name for tensor in spec.tensors}
+    for name in sorted(names ^ set(values)):
+        raise ValueRefused(name, "expected by the session, not given" if name in names else "not in the session")
+    return tuple(Encoder(tensor, values[tensor.name]) for tensor in spec.tensors)
+
+
+def decode(tensor: Tensor, ring: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """The array of real numbers, shape `tensor.shape`, whose sum stands in `ring`, its low `bits` only.
+
+    A symmetric tensor comes back whole, lower triangle filled in.
+    """
+    if ring.shape != (tensor.num_values,):
+        raise LocalProtocolError(f"tensor {tensor.name!r} has {tensor.num_values} values, found shape {ring.shape}")
+    matrix = np.empty((tensor.rows, tensor.columns))
+    shift = np.int64(64 - tensor.bits)
+    row_scale, column_scale = _scales(tensor, forward=False)
+    at = 0
+    for row in range(tensor.rows):
+        first = row if tensor.symmetric else 0
+        piece = matrix[row, first:]
+        np.copyto(piece, signed(ring[at : at + len(piece)], int(shift)))
+        piece *= row_scale[row]
+        if column_scale is not None:
+            piece *= column_scale[first:]
+        if tensor.symmetric:
+            matrix[first:, row] = piece
+        at += len(piece)
+    return matrix.reshape(tensor.shape)
+
+
+def signed(ring: NDArray[np.uint64], unused_bits: int) -> NDArray[np.int64]:
+    """The low bits as two's complement."""
+    return (ring << np.uint64(unused_bits)).view(np.int64) >> np.int64(unused_bits)
+
+
+def pack_into(ring: NDArray[np.uint64], bits: int, out: bytearray, offset: int = 0) -> None:
+    """Write the low `bits` of each integer, little-endian, one after the other, at byte `offset` of `out`.
+
+    >>> out = bytearray(10)
+    >>> pack_into(np.array([1, 2**64 - 1], np.uint64), 40, out)
+    >>> out.hex()
+    '0100000000ffffffffff'
+    """
+    step = bits // 8
+    if bits == 64:
+        _lane(out, offset, "<u8", step, len(ring))[:] = ring
+        return
+    np.copyto(_lane(out, offset, "<u4", step, len(ring)), ring, casting="unsafe")  # C's conversion: the low 32 bits
+    if bits > 32:
+        form = {40: "<u1", 48: "<u2"}[bits]
+        _lane(out, offset + 4, form, step, len(ring))[:] = ring.view(form)[4 // (step - 4) :: 8 // (step - 4)]
+
+
+def add_packed(total: NDArray[np.uint64], payload: bytes | bytearray | memoryview, offset: int, bits: int) -> None:
+    """Add packed integers, from byte `offset` of `payload`, to `total`; garbage above `bits` is left in `total`.
+
+    Needs 8 readable bytes at every value, so `payload` must go on for 8 − bits/8 bytes (a message's signature does).
+    """
+    total += np.ndarray(total.shape, "<u8", buffer=payload, offset=offset, strides=(bits // 8,))
+
+
+def _lane(buffer: bytearray, offset: int, form: str, stride: int, length: int) -> NDArray[np.uint64]:
+    return np.ndarray((length,), form, buffer=buffer, offset=offset, strides=(stride,))
+
+
+def chunk_bytes(spec: Sum, chunk: Chunk) -> int:
+    """Length of a chunk's packed values."""
+    return chunk.length * spec.tensors[chunk.tensor].bits // 8
+
+
+MAX_CHUNK_BYTES = CHUNK_VALUES * 8

@@ -1,0 +1,141 @@
+"""Identities, secrets and the key schedule. Every KDF, hash and signature label stands in `Label`, once."""
+
+import enum
+import hashlib
+import struct
+from collections.abc import Callable
+from typing import NoReturn
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from .errors import LocalProtocolError
+
+Rng = Callable[[int], bytes]  # os.urandom, or in tests a seeded stream
+
+KEY_BYTES = 32
+SIGNATURE_BYTES = 64
+
+
+class Label(bytes, enum.Enum):
+    """Domain separation: what each derived value is for."""
+
+    TRANSCRIPT = b"collabsecure/1 transcript"  # hash of the session descriptor
+    SIGNATURE = b"collabsecure/1 signature"  # every signed message
+    GRAPH = b"collabsecure/1 graph order"  # per-sum order of the k-regular graph
+    CHANNEL = b"collabsecure/1 share channel"  # AEAD key, one per direction
+    SHARE_DATA = b"collabsecure/1 share data"  # AEAD associated data
+    MASK_KEY = b"collabsecure/1 mask key pair"  # a sum's X25519 private key, from the sum's secret
+    SELF_SEED = b"collabsecure/1 self mask seed"  # a sum's self-mask seed, from the sum's secret
+    POLYNOMIAL = b"collabsecure/1 share polynomial"  # a sum's Shamir coefficients, from the sum's secret
+    SEED_COMMITMENT = b"collabsecure/1 seed commitment"
+    SHARE_COMMITMENT = b"collabsecure/1 share commitment"
+    PAIRWISE_MASK = b"collabsecure/1 pairwise mask"  # AES-256 key of one tensor's pairwise mask
+    SELF_MASK = b"collabsecure/1 self mask"  # AES-256 key of one tensor's self mask
+    VIEW = b"collabsecure/1 view"  # what a consistency check signs
+    STATE = b"collabsecure/1 saved state"  # integrity of saved state
+
+
+class Secret:
+    """Thirty-two bytes that cannot be printed, compared, hashed, copied by pickle or put in an error by accident."""
+
+    __slots__ = ("_value",)
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, value: bytes) -> None:
+        if len(value) != KEY_BYTES:
+            raise LocalProtocolError(f"a secret has {KEY_BYTES} bytes, found {len(value)}")
+        self._value = value
+
+    def reveal(self) -> bytes:
+        """The bytes; every call is a place for a reviewer to look at."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "<secret>"
+
+    def __eq__(self, other: object) -> NoReturn:
+        raise TypeError("secrets are not compared")
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("secrets are not pickled or copied")
+
+
+class Identity:
+    """A long-term Ed25519 signing key (RFC 8032).
+
+    >>> Identity(bytes(32)).public.hex()[:16]
+    '3b6a27bcceb6a42d'
+    """
+
+    __slots__ = ("_key", "public")
+
+    def __init__(self, seed: bytes) -> None:
+        if len(seed) != KEY_BYTES:
+            raise LocalProtocolError(f"an identity's seed has {KEY_BYTES} bytes, found {len(seed)}")
+        self._key = Ed25519PrivateKey.from_private_bytes(seed)
+        self.public = self._key.public_key().public_bytes_raw()  # 32 bytes, goes into the roster
+
+    @classmethod
+    def generate(cls, rng: Rng) -> "Identity":
+        """A new identity from `rng`, which in earnest is `os.urandom`."""
+        return cls(rng(KEY_BYTES))
+
+    def sign(self, message: bytes) -> bytes:
+        """A deterministic 64-byte signature."""
+        return self._key.sign(message)
+
+    def __repr__(self) -> str:
+        return f"Identity({self.public.hex()[:16]}…)"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("identities are not pickled or copied")
+
+
+def verify(public: bytes, signature: bytes, message: bytes) -> bool:
+    """Whether `signature` is `public`'s over `message`."""
+    try:
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def context(label: Label, *parts: bytes | int) -> bytes:
+    """Label and parts, each length-prefixed, so that no two lists of parts have the same bytes.
+
+    Integers are eight bytes big-endian.
+    """
+    fields = [label.value, *(struct.pack(">Q", part) if isinstance(part, int) else part for part in parts)]
+    return b"".join(struct.pack(">I", len(field)) + field for field in fields)
+
+
+def digest(label: Label, *parts: bytes | int) -> bytes:
+    """SHA-256 over `context`."""
+    return hashlib.sha256(context(label, *parts)).digest()
+
+
+def derive(secret: bytes, label: Label, *parts: bytes | int) -> bytes:
+    """Thirty-two bytes of HKDF-SHA256 (RFC 5869), no salt, `context` as info."""
+    return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=context(label, *parts)).derive(secret)
+
+
+def public_of(private: bytes) -> bytes:
+    """The X25519 public key (RFC 7748) of a private key."""
+    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+
+
+def agree(private: bytes, public: bytes) -> bytes | None:
+    """The X25519 shared secret, or None where `public` is of low order (the secret would be all zeros)."""
+    try:
+        return X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
+    except ValueError:
+        return None
+
+
+def is_low_order(public: bytes) -> bool:
+    """Whether every private key agrees on zero with `public`, so that a mask from it would be public."""
+    return agree(hashlib.sha256(b"any clamped scalar is a multiple of the cofactor").digest(), public) is None

@@ -1,0 +1,115 @@
+"""What a client insists on, whatever the session or the server asks; and its memory of what it has contributed."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from .errors import LocalProtocolError, PolicyRefusal
+from .graph import is_secure
+from .session import Session
+from .wire import Reader, Writer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """Floors and pins, checked when a `Client` is made (V31). A pin that is None is not checked.
+
+    On the complete graph the threshold must exceed two thirds of the roster, which makes two survivor sets for one sum
+    impossible while fewer than a third collude with the server, and survivors must leave at least two honest clients.
+    """
+
+    transcript: bytes | None = None  # the whole descriptor, as compared with the other operators
+    roster: tuple[bytes, ...] | None = None
+    server_key: bytes | None = None
+    parameters: tuple[tuple[str, str], ...] = ()  # each must stand in the session as it stands here
+    min_clients: int = 3  # [3, …)
+    min_survivors: int = 3  # [3, …)
+    accept_honest_but_curious: bool = False  # a k-regular graph is for a server that follows the protocol
+    corrupt_fraction: float = 0.2  # of the roster, colluding, that a k-regular graph must withstand
+    dropout_fraction: float = 0.2
+
+    def __post_init__(self) -> None:
+        if min(self.min_clients, self.min_survivors) < 3:
+            raise LocalProtocolError("a sum of fewer than three clients hides nothing; the floors are at least 3")
+
+    def check(self, session: Session) -> None:
+        """Raise `PolicyRefusal` unless this client may take part in the session."""
+        n = session.num_clients
+        for found, pinned, what in (
+            (session.transcript, self.transcript, "descriptor"),
+            (session.roster, self.roster, "roster"),
+            (session.server_key, self.server_key, "server key"),
+        ):
+            if pinned is not None and found != pinned:
+                raise PolicyRefusal(f"V31: the session's {what} is not the one this client pinned")
+        offered = dict(session.parameters)
+        for name, value in self.parameters:
+            if offered.get(name) != value:
+                raise PolicyRefusal(f"V31: parameter {name!r} is {offered.get(name)!r}, this client pinned {value!r}")
+        if n < self.min_clients:
+            raise PolicyRefusal(f"V31: {n} clients on the roster, this client's floor is {self.min_clients}")
+        floor = max(self.min_survivors, corruption_bound(n) + 2)
+        if session.min_survivors < floor:
+            raise PolicyRefusal(f"V31: sums of {session.min_survivors} survivors, this client's floor is {floor}")
+        if session.is_complete:
+            if session.threshold < 2 * n // 3 + 1:
+                raise PolicyRefusal(
+                    f"V31: threshold {session.threshold} of {n}, this client's floor is {2 * n // 3 + 1}"
+                )
+            return
+        if not self.accept_honest_but_curious:
+            raise PolicyRefusal(
+                f"V31: degree {session.degree} on {n} clients protects against an honest-but-curious server only; "
+                "this client accepts that with accept_honest_but_curious alone"
+            )
+        if not is_secure(
+            n,
+            session.degree,
+            session.threshold,
+            num_sums=len(session.sums),
+            corrupt_fraction=self.corrupt_fraction,
+            dropout_fraction=self.dropout_fraction,
+        ):
+            raise PolicyRefusal(
+                f"V31: degree {session.degree} and threshold {session.threshold} do not withstand "
+                f"{self.corrupt_fraction:.0%} corrupt and {self.dropout_fraction:.0%} dropped of {n} clients"
+            )
+
+
+def corruption_bound(num_clients: int) -> int:
+    """The most clients that may collude with a malicious server: fewer than a third.
+
+    >>> [corruption_bound(n) for n in (3, 4, 6, 7, 100)]
+    [0, 1, 1, 2, 33]
+    """
+    bound = Fraction(num_clients, 3)
+    return bound.__ceil__() - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """The (contribution, sum name) pairs for which this client has sent unmask shares. Outlives sessions.
+
+    The difference of two sums over cohorts that differ by one client is that client's input, so what was once opened is
+    never contributed again (V34). Keep it beside the identity, and write it before the bytes that the event carries.
+    """
+
+    opened: frozenset[tuple[bytes, str]] = frozenset()
+
+    def adding(self, contribution: bytes, sum_name: str) -> "Ledger":
+        """A ledger with one more entry."""
+        return Ledger(self.opened | {(contribution, sum_name)})
+
+    def encode(self) -> bytes:
+        """Canonical bytes."""
+        out = Writer().u32(len(self.opened))
+        for contribution, sum_name in sorted(self.opened):
+            out.blob(contribution).text(sum_name)
+        return out.finish()
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Ledger":
+        """Read what `encode` wrote; raises `Malformed`."""
+        reader = Reader(data)
+        opened = frozenset((reader.blob(), reader.text()) for _ in range(reader.u32()))
+        reader.finish()
+        return cls(opened)
