@@ -176,9 +176,9 @@ class Client:
     ) -> Iterator[bytearray]:
         """The current sum's messages, chunk by chunk, in order; each value is read twice and never copied whole.
 
-        `values` maps each of the sum's tensors to its array, in the session's units; `link` is what this client knows that
-        the sum follows, such as the digest of the previous layer's Δ. Called again, after a crash say, it yields the
-        same bytes or refuses; `first` is then the chunk to go on with.
+        `values` maps each of the sum's tensors to its array, in the session's units; `link` is what this client knows
+        that the sum follows, such as the digest of the previous layer's Δ. Called again, after a crash say, it yields
+        the same bytes or refuses; `first` is then the chunk to go on with.
 
         Raises:
             ValueRefused: before the first chunk, if any value is out of range.

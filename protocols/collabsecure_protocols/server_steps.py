@@ -216,7 +216,7 @@ def _check_unmask(view: View, client_id: int, envelope: Envelope, _: object) -> 
 def missing(session: Session, data: ServerData) -> set[int]:
     """The clients from which the phase still takes a message."""
     if data.state is ServerState.ADVERTISE_KEYS:
-        return {*session.client_ids} - data.adverts.keys()
+        return {int(client) for client in session.client_ids} - data.adverts.keys()
     if data.state is ServerState.SHARE_KEYS:
         return data.adverts.keys() - data.share_bodies.keys()
     if data.running is None:

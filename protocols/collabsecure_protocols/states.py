@@ -78,17 +78,19 @@ SERVER_TRANSITIONS: dict[ServerState, tuple[ServerState, ...]] = {
 
 def diagram() -> str:
     """Both tables as Mermaid diagrams, as they stand in secagg.md."""
-    client: dict[tuple[str, str], list[str]] = {("NEW", "KEYS_ADVERTISED"): ["start()"]}
+    client: dict[tuple[str, str], list[str]] = {(_C.NEW, _C.KEYS_ADVERTISED): ["start()"]}
     for (state, message), targets in CLIENT_TRANSITIONS.items():
-        for target in targets:
-            if message is not M.ABORT:
+        if message is not M.ABORT:
+            for target in targets:
                 client.setdefault((state, target), []).append(message.name)
-    server = [
-        f"    {state} --> {target}: {SERVER_ACCEPTS[state].name if state in SERVER_ACCEPTS else 'start_sum()'}"
+    server: dict[tuple[str, str], list[str]] = {
+        (state, target): [SERVER_ACCEPTS[state].name if state in SERVER_ACCEPTS else "start_sum()"]
         for state, targets in SERVER_TRANSITIONS.items()
         for target in targets
-    ]
-    lines = ["```mermaid", "stateDiagram-v2", "    state Client {"]
-    lines += [f"    {source} --> {target}: {', '.join(messages)}" for (source, target), messages in client.items()]
-    lines += ["    }", "    state Server {", *(line.replace("    ", "    s_", 1) for line in server), "    }", "```"]
-    return "\n".join(line.replace("--> ", "--> s_") if line.startswith("    s_") else line for line in lines)
+    }
+    return "\n\n".join(f"{who}:\n\n{_mermaid(edges)}" for who, edges in (("Client", client), ("Server", server)))
+
+
+def _mermaid(edges: dict[tuple[str, str], list[str]]) -> str:
+    lines = [f"    {source} --> {target}: {', '.join(names)}" for (source, target), names in edges.items()]
+    return "\n".join(("```mermaid", "stateDiagram-v2", *lines, "```"))

@@ -24,9 +24,9 @@ def require(condition: bool, text: str) -> None:
 class Tensor:
     """One array of real numbers in a sum, and how it becomes integers mod 2^bits.
 
-    Entry (i, j) of the array, seen as rows × columns (a vector is one row; further axes count as columns), is encoded as
-    round(x · 2^(row_exponents[i] + column_exponents[j] + fraction_bits)). A symmetric tensor is square, takes its column
-    exponents from its rows, and only its upper triangle travels, row by row.
+    Entry (i, j) of the array, seen as rows × columns (a vector is one row; further axes count as columns), is encoded
+    as round(x · 2^(row_exponents[i] + column_exponents[j] + fraction_bits)). A symmetric tensor is square, takes its
+    column exponents from its rows, and only its upper triangle travels, row by row.
     """
 
     name: str
@@ -123,7 +123,8 @@ def integer_limit(bound: float, fraction_bits: int) -> int:
     numerator, denominator = bound.as_integer_ratio()
     doubled = numerator << max(fraction_bits + 1, 0)  # 2 · bound · 2^fraction_bits, over …
     denominator <<= max(-fraction_bits - 1, 0)
-    return (doubled + denominator) // (2 * denominator)
+    limit: int = (doubled + denominator) // (2 * denominator)
+    return limit
 
 
 def best_fraction_bits(bound: float, *, num_clients: int, bits: int) -> int:
@@ -133,7 +134,7 @@ def best_fraction_bits(bound: float, *, num_clients: int, bits: int) -> int:
     43
     """
     require(math.isfinite(bound) and bound > 0, f"a bound must be finite and positive, found {bound}")
-    room = min(2 ** (bits - 1) // num_clients, 2**MAX_INTEGER_BITS)
+    room = min((1 << (bits - 1)) // num_clients, 1 << MAX_INTEGER_BITS)
     fraction_bits = min(room.bit_length() - math.frexp(bound)[1] + 1, 1074)
     while fraction_bits >= -1074 and not has_headroom(bound, fraction_bits, num_clients=num_clients, bits=bits):
         fraction_bits -= 1
