@@ -3,7 +3,6 @@
 Every error's text says what was found, what was expected and, where there is something to do, what to do. The command
 line turns any `CollabsecureError` into that text and an exit code; anything else that gets out is a bug.
 """
-# ruff: noqa: N818 (the names say what is wrong, as the design's own `NotPositiveDefinite` does; "Error" would add nothing)
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -113,7 +113,7 @@ def test_a_zsre_record_edits_in_its_first_answer_and_asks_its_locality_question_
             target_new="uniforms",
             case_id=0,
             paraphrases=("What will be the product of UniFirst?",),
-            neighborhood=(Neighbor(prompt="who wrote the hobbit?", answer="J. R. R. Tolkien"),),
+            neighborhood=(Neighbor(prompt="nq question: who wrote the hobbit?", answer="J. R. R. Tolkien"),),
         )
     ]
 

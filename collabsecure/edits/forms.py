@@ -12,10 +12,6 @@ from collections.abc import Callable, Iterable, Mapping
 from collabsecure.edits.request import PLACE, EditRequest, Neighbor
 from collabsecure.errors import BadRequest, FieldFault
 
-# zsRE's locality questions carry the name of the task they were made for. ROME's and MEMIT's evaluations leave it in
-# the prompt, EasyEdit's takes it out, as is done here: it is no part of the question.
-NATURAL_QUESTIONS_MARK = "nq question: "
-
 
 class RecordForm(enum.StrEnum):
     """The forms that can be read; each says which fields tell it from the others."""
@@ -224,7 +220,8 @@ def _read_zsre(fields: _Fields, index: int) -> EditRequest:
 
 
 def _ask(question: str) -> str:
-    return question and question.removeprefix(NATURAL_QUESTIONS_MARK).removesuffix("?") + "?"
+    # With its "nq question: " mark and a question mark, as ROME's and MEMIT's evaluations ask it.
+    return question and question.removesuffix("?") + "?"
 
 
 def _read_easyedit(fields: _Fields, index: int) -> EditRequest:
