@@ -1,4 +1,4 @@
-"""An in-memory network: real clients, a real server, messages delivered one by one, clients that drop out on request."""
+"""An in-memory network: real clients, a real server, messages one by one, clients that drop out on request."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +24,7 @@ from collabsecure_protocols import (
 )
 from collabsecure_protocols.client_state import NO_LINK
 from collabsecure_protocols.events import ClientEvent, ServerEvent
+from collabsecure_protocols.policy import corruption_bound
 from numpy.typing import NDArray
 
 LENIENT = Policy(accept_honest_but_curious=True)
@@ -61,7 +62,7 @@ def make_session(n: int = 5, sums: int = 2, *, tensors: Sequence[Tensor] | None 
         "roster": tuple(identity(number).public for number in range(1, n + 1)),
         "server_key": identity("server").public,
         "threshold": max(graph.threshold, 2),
-        "min_survivors": max(graph.threshold, 3) if graph.degree == n - 1 else 3,
+        "min_survivors": max(graph.threshold if graph.degree == n - 1 else 3, corruption_bound(n) + 2),
         "degree": graph.degree,
         "sums": tuple(
             Sum(name=f"layer {number}", tensors=tuple(tensors or (tensor(n=n), tensor("y", (4,), n=n, bits=40))))
