@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.merge", description=__doc__.splitlines()[0])
     parser.add_argument("--d-in", type=int, default=3072, help="width of keys (default: 3072, GPT-2's)")
     parser.add_argument("--d-out", type=int, default=768, help="width of residuals (default: 768)")
-    parser.add_argument("--repeats", type=int, default=5, help="the least of so many times counts (default: 5)")
+    parser.add_argument("--repeats", type=int, default=10, help="the least of so many times counts (default: 10)")
     arguments = parser.parse_args(argv)
     d_in, d_out = arguments.d_in, arguments.d_out
 
