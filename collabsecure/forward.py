@@ -41,14 +41,17 @@ class Upper:
     model: EditableModel
     layer: int
     hidden: Float[Tensor, "rows window d_model"]  # output of block `layer`
-    final: Float[Tensor, "rows window d_model"]  # what the model makes of it, after the final norm
     positions: Int64[Tensor, "rows window"]
     mask: Float[Tensor, "rows 1 window keys"]  # 0 where a query may look, very negative where not
     past: Mapping[int, tuple[Tensor, Tensor]]  # block → keys, values (rows, heads, prefix, head size)
 
     @classmethod
     def of(cls, model: EditableModel, layer: int, rows: Sequence[Sequence[int]], starts: Sequence[int]) -> "Upper":
-        """Run the whole model once over `rows`, and keep what the blocks above `layer` need."""
+        """Run the whole model once over `rows`, and keep what the blocks above `layer` need.
+
+        Raises:
+            UnknownArchitecture: the model is one that cannot be cut open this way.
+        """
         tokens = pad_right(rows, model.device)  # (rows, tokens)
         start = torch.tensor(starts, device=model.device)[:, None]
         num_rows, width = tokens.shape
@@ -57,7 +60,7 @@ class Upper:
         recorder = _Recorder(layer, max(starts))
         causal = index[:, None] >= index  # (tokens, tokens)
         with torch.no_grad(), model.block_outputs([layer]) as outputs:
-            final = _last_hidden_state(
+            _last_hidden_state(
                 model,
                 input_ids=tokens,
                 position_ids=index.expand(num_rows, width),
@@ -72,11 +75,10 @@ class Upper:
             model=model,
             layer=layer,
             hidden=_take(outputs[layer], inside),
-            final=_take(final, inside),
             positions=inside,
             mask=_additive(visible, model.dtype),
             past=recorder.past,
-        )
+        )._checked(rows, starts)
 
     def run(self, hidden: Float[Tensor, "rows window d_model"]) -> Float[Tensor, "rows window d_model"]:
         """Run the blocks above on other hidden states; gradients flow. Returns the states after the final norm."""
@@ -91,30 +93,34 @@ class Upper:
                 past_key_values=_Past(self.past),
             )
 
-    def check(self, states: Float[Tensor, "rows window d_model"]) -> None:
-        """Make sure that `run` on unchanged hidden states gave what the whole model gave.
-
-        Raises:
-            UnknownArchitecture: the model is one that cannot be cut open this way.
-        """
-        expected = self.final[:, 0]  # the subject's last token is in every window
-        tolerance = 1e4 * torch.finfo(expected.dtype).eps * expected.abs().max()
-        if not (states[:, 0] - expected).abs().max() <= tolerance:
-            raise UnknownArchitecture(
-                f"{type(self.model.model).__name__}: the blocks above layer {self.layer} do not depend on its output "
-                "and the attention cache alone, so values cannot be optimised for it"
-            )
-
     def select(self, rows: Int64[Tensor, " kept"]) -> "Upper":
         """Keep some rows."""
         return replace(
             self,
             hidden=self.hidden[rows],
-            final=self.final[rows],
             positions=self.positions[rows],
             mask=self.mask[rows],
             past={layer: (keys[rows], values[rows]) for layer, (keys, values) in self.past.items()},
         )
+
+    def logits(self, states: Float[Tensor, "positions d_model"]) -> Float[Tensor, "positions vocabulary"]:
+        """What the model predicts at some positions, from its states there after the final norm."""
+        logits: Tensor = self.model.model.get_output_embeddings()(states)
+        return logits
+
+    def _checked(self, rows: Sequence[Sequence[int]], starts: Sequence[int]) -> "Upper":
+        """Compare one row with a plain forward pass: models differ, and a silent difference would be a wrong edit."""
+        row = max(range(len(rows)), key=lambda index: starts[index])
+        plain = torch.tensor([list(rows[row][: starts[row] + 1])], device=self.model.device)
+        with torch.no_grad():
+            expected = self.model.model(input_ids=plain, attention_mask=torch.ones_like(plain), use_cache=False).logits
+            one = self.select(torch.tensor([row], device=self.model.device))
+            found = self.logits(one.run(one.hidden)[0, :1])
+        # Some models compute in float32 what they hold in float64.
+        precision = max(torch.finfo(found.dtype).eps, torch.finfo(torch.float32).eps)
+        if not (found - expected[0, -1:]).abs().max() <= precision**0.5 * expected[0, -1].abs().max():
+            raise _uncuttable(self.model, "its blocks do not depend on hidden states and attention cache alone")
+        return self
 
 
 class _Recorder(Cache):  # type: ignore[misc]
@@ -176,8 +182,15 @@ def _instance_attribute(module: nn.Module, name: str, value: object) -> Iterator
 
 
 def _last_hidden_state(model: EditableModel, **inputs: object) -> Float[Tensor, "rows tokens d_model"]:
-    state: Tensor = model.model.base_model(use_cache=False, **inputs)[0]
+    try:
+        state: Tensor = model.model.base_model(use_cache=False, **inputs)[0]
+    except (TypeError, ValueError) as error:  # how models refuse positions, masks or caches that they do not know
+        raise _uncuttable(model, str(error)) from error
     return state
+
+
+def _uncuttable(model: EditableModel, reason: str) -> UnknownArchitecture:
+    return UnknownArchitecture(f"{type(model.model).__name__} cannot be run from layer to layer: {reason}")
 
 
 def _additive(visible: Bool[Tensor, "rows 1 queries keys"], dtype: torch.dtype) -> Float[Tensor, "rows 1 queries keys"]:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import MappingProxyType, TracebackType
 
 import numpy as np
@@ -27,6 +28,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from collabsecure.errors import BadFile, ModelMismatch, NotAModel, UnknownArchitecture
+from collabsecure.files import unwritable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,7 +245,7 @@ class EditableModel:
 
         def capture(layer: int) -> "torch.utils.hooks.RemovableHandle":
             def hook(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
-                captured[layer] = _first_tensor([*args, *kwargs.values()]).detach()
+                captured[layer] = self._of_sequences(_first_tensor([*args, *kwargs.values()]).detach())
 
             return self.projection(layer).register_forward_pre_hook(hook, with_kwargs=True)
 
@@ -292,20 +294,33 @@ class EditableModel:
         return digest.hexdigest()
 
     def save(self, directory: str | Path) -> None:
-        """Write the model and its tokenizer as a Hugging Face directory.
+        """Write the model and its tokenizer as a Hugging Face directory; files there of the same names are replaced.
+
+        Nothing takes its name before all is written.
 
         Raises:
             BadFile: the directory cannot be written.
         """
-        with _quiet_transformers():
-            try:
-                Path(directory).mkdir(parents=True, exist_ok=True)
-                self.model.save_pretrained(directory)
-                self.tokenizer.save_pretrained(directory)
-            except (OSError, SafetensorError) as error:
-                raise BadFile(
-                    directory, found=_reason_in_one_line(error), expected="a directory that can be written"
-                ) from error
+        directory = Path(directory)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            with _quiet_transformers(), TemporaryDirectory(dir=directory, prefix=".saving-") as unfinished:
+                self.model.save_pretrained(unfinished)
+                self.tokenizer.save_pretrained(unfinished)
+                for file in Path(unfinished).iterdir():
+                    file.replace(directory / file.name)
+        except OSError as error:
+            raise unwritable(directory, error) from error
+        except SafetensorError as error:
+            raise BadFile(directory, found=str(error), expected="a place that can be written") from error
+
+    def _of_sequences(self, states: Tensor) -> Float[Tensor, "batch tokens _"]:
+        if states.dim() != 3:
+            raise UnknownArchitecture(
+                f"{type(self.model).__name__} gives its projections an input of shape {tuple(states.shape)}; "
+                "expected (batch, tokens, d_in)"
+            )
+        return states
 
     def _check_layers(self, layers: Iterable[int]) -> None:
         for layer in layers:

@@ -33,7 +33,8 @@ from collabsecure.value_cache import ValueCache
 
 ESSENCE = "{} is a"  # what a subject is should not drift
 STOP_LOSS = 0.05  # a request whose loss is below this is done
-_MOST_AT_ONCE = 32  # requests; more gain nothing on a CPU, and an interruption would lose more
+# Requests at once. On a CPU, filling rows up to the longest soon costs more than larger products gain.
+_MOST_ON_CPU, _MOST_ON_ACCELERATOR = 8, 64
 
 
 def optimise_values(
@@ -82,10 +83,9 @@ def optimise_values(
     # Those of like length together: rows are filled up to the longest.
     left.sort(key=lambda job: (job.window, job.longest))
     if left:
-        size = batch_size or fitting(
-            _bytes_per_request(model, left[-1], hyperparameters), model.device, most=_MOST_AT_ONCE
-        )
-        run_in_batches(left, size, run)
+        most = _MOST_ON_CPU if model.device.type == "cpu" else _MOST_ON_ACCELERATOR
+        largest = max(_bytes_per_request(model, job, hyperparameters) for job in left)
+        run_in_batches(left, batch_size or fitting(largest, model.device, most=most), run)
     return values
 
 
@@ -210,7 +210,7 @@ class _Batch:
     ) -> tuple[Float[Tensor, " requests"], Float[Tensor, "requests vocabulary"]]:
         """Each request's NLL, and its log probabilities after the subject in "{} is a"."""
         looked = torch.cat([states[self.looked_row, self.looked_position], states[self.essence_row, 0]])
-        logits: Tensor = self.upper.model.model.get_output_embeddings()(looked).to(self.origin.dtype)
+        logits = self.upper.logits(looked).to(self.origin.dtype)
         target_logits, essence_logits = logits[: len(self.looked_target)], logits[len(self.looked_target) :]
         token_nll = functional.cross_entropy(target_logits, self.looked_target, reduction="none")
         request = self.row_request[self.looked_row]
@@ -252,7 +252,6 @@ def _optimise(
         states = batch.states(delta)
         nll, essence = batch.losses(states)
         if initial is None:
-            batch.upper.check(states.detach())
             initial = essence.detach()
         # MEMIT's direction: the mean is over what the model says now.
         drift = functional.kl_div(initial, essence, log_target=True, reduction="none").sum(1)
