@@ -7,6 +7,7 @@ matter: addition carries upwards only, so a sum's low bits are right whatever st
 import math
 import sys
 from collections.abc import Mapping
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,13 @@ class Encoder:
 
     def encode_into(self, start: int, out: NDArray[np.uint64]) -> None:
         """Write the integers of values `start`, `start` + 1, … into `out`, as many as it holds."""
+        with np.errstate(all="ignore"):  # what overflows is refused below, with its place
+            in_range = self._encode(start, out)
+        if not in_range:
+            self._refuse(start, len(out))
+
+    def _encode(self, start: int, out: NDArray[np.uint64]) -> bool:
+        """Scale, round and say whether all of it stays within the limit."""
         real = out.view(np.float64)
         filled = 0
         row, column = _locate(self._tensor, start)
@@ -62,45 +70,39 @@ class Encoder:
             filled += length
             row += 1
             column = row if self._tensor.symmetric else 0
-        if self._tensor.limit < _ROUND_LIMIT:
+        limit = self._tensor.limit
+        if limit < _ROUND_LIMIT:
             real += _ROUND
             integers = out.view(np.int64)
             integers -= _ROUND_BITS
-            self._check(int(integers.min()), int(integers.max()), start, out)
-        else:
-            np.rint(real, out=real)
-            low, high = float(real.min()), float(real.max())  # a NaN makes both NaN
-            if not (-self._tensor.limit <= low and high <= self._tensor.limit):
-                self._refuse(start, len(out))
+            # NaNs, infinities and |x| ≥ 2^51 have bit patterns far outside this range, on one side or the other.
+            return -limit <= int(integers.min()) and int(integers.max()) <= limit
+        np.rint(real, out=real)
+        in_range = -limit <= float(real.min()) and float(real.max()) <= limit  # a NaN makes both NaN
+        if in_range:
             out.view(np.int64)[:] = real.astype(np.int64)
-
-    def _check(self, low: int, high: int, start: int, out: NDArray[np.uint64]) -> None:
-        # NaNs, infinities and |x| ≥ 2^51 have bit patterns far outside this range, on one side or the other.
-        if not (-self._tensor.limit <= low and high <= self._tensor.limit):
-            self._refuse(start, len(out))
+        return in_range
 
     def _refuse(self, start: int, length: int) -> None:
-        """Find the first offender again, slowly, for a message that helps."""
-        row, column = _locate(self._tensor, start)
+        """Find the first offender again, slowly and exactly, for a message that helps."""
+        tensor = self._tensor
+        columns = tensor.row_exponents if tensor.symmetric else tensor.column_exponents
+        row, column = _locate(tensor, start)
         for _ in range(length):
-            value = float(self._matrix[row, column])
-            scale = float(self._row_scale[row])
-            if self._column_scale is not None:
-                scale *= float(self._column_scale[column])
-            where = f"entry ({row}, {column})"
+            value, where = float(self._matrix[row, column]), f"entry ({row}, {column})"
             if not math.isfinite(value):
-                raise ValueRefused(self._tensor.name, f"V32: {where} is not a finite number")
-            if abs(round(value * scale)) > self._tensor.limit:
-                excess = abs(value * scale) * 2.0**-self._tensor.fraction_bits / self._tensor.bound
-                raise ValueRefused(
-                    self._tensor.name,
-                    f"V32: {where} is {excess:.3g} times the session's bound {self._tensor.bound:.6g}",
-                )
+                raise ValueRefused(tensor.name, f"V32: {where} is not a finite number")
+            exponent = (tensor.row_exponents[row] if tensor.row_exponents else 0) + (columns[column] if columns else 0)
+            equilibrated = abs(Fraction(value)) * Fraction(2) ** exponent
+            if round(equilibrated * Fraction(2) ** tensor.fraction_bits) > tensor.limit:
+                excess = equilibrated / Fraction(tensor.bound)
+                text = f"{float(excess):.3g}" if excess < 10**300 else "more than 1e300"
+                raise ValueRefused(tensor.name, f"V32: {where} is {text} times the session's bound {tensor.bound:.6g}")
             column += 1
-            if column == self._tensor.columns:
+            if column == tensor.columns:
                 row += 1
-                column = row if self._tensor.symmetric else 0
-        raise ValueRefused(self._tensor.name, "V32: a value is out of range")
+                column = row if tensor.symmetric else 0
+        raise ValueRefused(tensor.name, f"V32: a value among {length} from {start} on overflows on its way to the ring")
 
 
 def _scales(tensor: Tensor, *, forward: bool) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:

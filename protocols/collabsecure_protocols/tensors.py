@@ -12,6 +12,7 @@ RING_BITS = (32, 40, 48, 64)
 MAX_TENSORS = 256  # in one sum
 MAX_VALUES = 1 << 40  # in one tensor, on the wire
 MAX_INTEGER_BITS = 61  # |encoded value| < 2^61, so that float64 → int64 never saturates
+MAX_EXPONENT = 960  # |fraction bits + row exponent|: a row's scale, and a sum of 63 bits under it, are exact in float64
 
 
 def require(condition: bool, text: str) -> None:
@@ -32,7 +33,7 @@ class Tensor:
     name: str
     shape: tuple[int, ...]
     bound: float  # (0, ∞): |x · 2^(row + column exponent)| of every entry of every client
-    fraction_bits: int  # [-1074, 1074]: the step is 2^-fraction_bits, in equilibrated units
+    fraction_bits: int  # [-960, 960], plus a row exponent too: the step is 2^-fraction_bits, in equilibrated units
     bits: int = 48  # ring size on the wire, one of RING_BITS
     symmetric: bool = False
     row_exponents: tuple[int, ...] = ()  # empty: all zero
@@ -47,7 +48,6 @@ class Tensor:
         require(
             math.isfinite(self.bound) and self.bound > 0, f"{what} needs a finite positive bound, found {self.bound}"
         )
-        require(abs(self.fraction_bits) <= 1074, f"{what}: fraction_bits {self.fraction_bits} is beyond float64")
         if self.symmetric:
             square = len(self.shape) == 2 and self.shape[0] == self.shape[1]
             require(square, f"{what} is symmetric and must be square, found {self.shape}")
@@ -60,6 +60,9 @@ class Tensor:
             require(len(exponents) in (0, length), f"{what} has {length} {side}s and {len(exponents)} {side} exponents")
             in_range = all(-512 <= exponent <= 511 for exponent in exponents)
             require(in_range, f"{what} has a {side} exponent outside [-512, 511]")
+        scales = [self.fraction_bits + exponent for exponent in (0, *self.row_exponents)]
+        exact = all(abs(scale) <= MAX_EXPONENT for scale in scales)
+        require(exact, f"{what}: fraction_bits {self.fraction_bits}, with row exponents, leave ±{MAX_EXPONENT}")
 
     @property
     def rows(self) -> int:
@@ -135,10 +138,10 @@ def best_fraction_bits(bound: float, *, num_clients: int, bits: int) -> int:
     """
     require(math.isfinite(bound) and bound > 0, f"a bound must be finite and positive, found {bound}")
     room = min((1 << (bits - 1)) // num_clients, 1 << MAX_INTEGER_BITS)
-    fraction_bits = min(room.bit_length() - math.frexp(bound)[1] + 1, 1074)
-    while fraction_bits >= -1074 and not has_headroom(bound, fraction_bits, num_clients=num_clients, bits=bits):
+    fraction_bits = min(room.bit_length() - math.frexp(bound)[1] + 1, MAX_EXPONENT)
+    while fraction_bits >= -MAX_EXPONENT and not has_headroom(bound, fraction_bits, num_clients=num_clients, bits=bits):
         fraction_bits -= 1
-    require(fraction_bits >= -1074, f"no step keeps {num_clients} × {bound} within {bits} bits")
+    require(fraction_bits >= -MAX_EXPONENT, f"no step keeps {num_clients} × {bound} within {bits} bits")
     return fraction_bits
 
 

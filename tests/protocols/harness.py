@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
+
 from collabsecure_protocols import (
     Aborted,
     Client,
@@ -25,7 +27,6 @@ from collabsecure_protocols import (
 from collabsecure_protocols.client_state import NO_LINK
 from collabsecure_protocols.events import ClientEvent, ServerEvent
 from collabsecure_protocols.policy import corruption_bound
-from numpy.typing import NDArray
 
 LENIENT = Policy(accept_honest_but_curious=True)
 Values = Mapping[str, NDArray[np.float64]]
