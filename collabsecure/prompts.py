@@ -80,7 +80,7 @@ def check_length(model: EditableModel, request: EditRequest, prompt: TokenizedPr
     longest = min((limit for limit in limits if limit), default=len(prompt.tokens))
     if len(prompt.tokens) > longest:
         reason = f"has {len(prompt.tokens)} tokens in one of the contexts; the model reads at most {longest}"
-        raise BadRequest([FieldFault(field=f"prompt of {request.case_id}", reason=reason)])
+        raise BadRequest([FieldFault(field=f"prompt of case {request.case_id}", reason=reason)])
 
 
 def pad_right(rows: Sequence[Sequence[int]], device: torch.device) -> Int64[Tensor, "rows tokens"]:
