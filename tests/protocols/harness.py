@@ -1,5 +1,6 @@
 """An in-memory network: real clients, a real server, messages one by one, clients that drop out on request."""
 
+import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ def seeded(seed: str) -> Callable[[int], bytes]:
     return take
 
 
+@functools.cache
 def identity(name: object) -> Identity:
     return Identity(hashlib.sha256(f"identity {name}".encode()).digest())
 
