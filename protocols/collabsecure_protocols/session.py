@@ -12,13 +12,15 @@ from itertools import pairwise
 
 from .errors import ClientId, InvalidSession
 from .keys import KEY_BYTES, Label, digest
-from .tensors import MAX_INTEGER_BITS, Sum, Tensor, has_headroom, require
+from .tensors import MAX_INTEGER_BITS, Sum, Tensor, has_headroom, require, require_text
 from .wire import Malformed, Reader, Writer
 
 FORMAT = "collabsecure session"
 VERSION = 1
 MAX_CLIENTS = 10_000
 MAX_SUMS = 1024
+MAX_PARAMETERS = 1024
+MAX_TEXT = 1 << 20  # characters in a parameter's name or value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,7 @@ class Session:
     def __post_init__(self) -> None:
         n = len(self.roster)
         require(16 <= len(self.session_id) <= 64, f"a session id has 16 to 64 bytes, found {len(self.session_id)}")
-        require(len(self.task) <= 1000, f"a task has at most 1000 characters, found {len(self.task)}")
+        require_text(self.task, "a task", longest=1000)
         require(2 <= n <= MAX_CLIENTS, f"2 to {MAX_CLIENTS} clients, found {n}")
         keys = (*self.roster, self.server_key)
         require(all(len(key) == KEY_BYTES for key in keys), f"identity keys have {KEY_BYTES} bytes")
@@ -58,6 +60,10 @@ class Session:
         require(0 < len(self.sums) <= MAX_SUMS, f"1 to {MAX_SUMS} sums, found {len(self.sums)}")
         names = [spec.name for spec in self.sums]
         require(len(set(names)) == len(names), f"a sum is named twice: {names}")
+        count = len(self.parameters)
+        require(count <= MAX_PARAMETERS, f"at most {MAX_PARAMETERS} parameters, found {count}")
+        for text in (text for pair in self.parameters for text in pair):
+            require_text(text, "a parameter's name or value", longest=MAX_TEXT)
         ascending = all(left[0] < right[0] for left, right in pairwise(self.parameters))
         require(ascending, "parameters must be in ascending order, each name once")
         require(self.encryption == "none", f"encryption {self.encryption!r} is unknown; 'none' is known")
@@ -173,7 +179,7 @@ class Session:
     def from_json(cls, text: str) -> "Session":
         """Read `to_json`'s form; the readable fields must say what the descriptor says."""
         try:
-            found = json.loads(text)
+            found = json.loads(text, object_pairs_hook=_once_each)
             session = cls.decode(base64.b64decode(found["descriptor"], validate=True))
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InvalidSession("V30: not a session file: expected JSON with a base64 'descriptor'") from error
@@ -182,3 +188,11 @@ class Session:
                 "V30: the session file's readable part differs from its descriptor; ask for a fresh copy"
             )
         return session
+
+
+def _once_each(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object whose names differ: of two values, people would read one and the parser the other."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice")
+    return found

@@ -21,6 +21,15 @@ def require(condition: bool, text: str) -> None:
         raise InvalidSession(f"V30: {text}")
 
 
+def require_text(text: str, what: str, *, shortest: int = 0, longest: int) -> None:
+    """V30 for a text: its length in characters, and that it has a UTF-8 encoding (a lone surrogate has none)."""
+    require(shortest <= len(text) <= longest, f"{what} has {shortest} to {longest} characters, found {len(text)}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidSession(f"V30: {what} has no UTF-8 encoding: {text[:40]!r}") from error
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tensor:
     """One array of real numbers in a sum, and how it becomes integers mod 2^bits.
@@ -41,7 +50,7 @@ class Tensor:
 
     def __post_init__(self) -> None:
         what = f"tensor {self.name!r}"
-        require(0 < len(self.name) <= 200, f"a tensor's name has 1 to 200 characters, found {len(self.name)}")
+        require_text(self.name, "a tensor's name", shortest=1, longest=200)
         require(0 < len(self.shape) <= 8, f"{what} has 1 to 8 axes, found {len(self.shape)}")
         require(all(0 < side < 2**32 for side in self.shape), f"{what} has an empty or huge axis in {self.shape}")
         require(self.bits in RING_BITS, f"{what} travels in one of {RING_BITS} bits, found {self.bits}")
@@ -169,7 +178,7 @@ class Sum:
     tensors: tuple[Tensor, ...]
 
     def __post_init__(self) -> None:
-        require(0 < len(self.name) <= 200, f"a sum's name has 1 to 200 characters, found {len(self.name)}")
+        require_text(self.name, "a sum's name", shortest=1, longest=200)
         require(0 < len(self.tensors) <= MAX_TENSORS, f"sum {self.name!r} has 1 to {MAX_TENSORS} tensors")
         names = [tensor.name for tensor in self.tensors]
         require(len(set(names)) == len(names), f"sum {self.name!r} names a tensor twice: {names}")

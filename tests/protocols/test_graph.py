@@ -114,7 +114,7 @@ def failure(n, degree, threshold):
     return captured + disconnected, starved
 
 
-@pytest.mark.parametrize(("n", "num_sums"), [(101, 1), (101, 5), (150, 5), (300, 1), (1000, 5), (3000, 1)])
+@pytest.mark.parametrize(("n", "num_sums"), [(101, 1), (101, 5), (150, 5), (300, 1), (1000, 5)])
 def test_the_chosen_graph_meets_the_bounds_and_nothing_smaller_does(n, num_sums):
     chosen = choose(n, num_sums=num_sums)
     limit = Fraction(1, num_sums * 2**SECURITY_BITS), Fraction(1, 2**CORRECTNESS_BITS)
