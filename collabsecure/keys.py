@@ -47,7 +47,7 @@ def compute_keys(
     each = _in_batches(model, prompts, model.d_in(layer), capture, _per_request(progress, len(contexts)))
     shares = np.array([share for _, share in contexts])
     keys: Float64[np.ndarray, "d_in num_edits"]
-    keys = np.einsum("rcd,c->dr", each.reshape(len(requests), len(contexts), -1), shares)
+    keys = np.einsum("rcd,c->dr", each.reshape(len(requests), len(contexts), model.d_in(layer)), shares)
     return keys
 
 
@@ -96,6 +96,22 @@ def local_statistics(
     keys = compute_keys(model, requests, templates, layer)
     residuals = compute_residuals(model, requests, z, layer, layers)
     return Statistics(gram=gram(keys), cross=cross(residuals, keys))
+
+
+def residual_range(model: EditableModel, texts: Sequence[str], layer: int, clamp_norm_factor: float | int) -> float:
+    """A bound that residuals of any edit will keep, from public texts alone: `sessions.Ranges.residual`.
+
+    ‖δ‖ is clamped to `clamp_norm_factor` · ‖z₀‖, so the longest state of `layer` on the texts says how long a residual
+    may be; doubled, since what one layer leaves for the next can be longer than its share.
+    """
+    longest = 0.0
+    for text in texts:
+        tokens = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+        row: Tensor = torch.tensor([tokens], device=model.device)
+        with torch.no_grad(), model.block_outputs([layer]) as outputs, running_up_to(model, layer):
+            model.model.base_model(input_ids=row, attention_mask=torch.ones_like(row), use_cache=False)
+        longest = max(longest, float(outputs[layer].float().norm(dim=-1).max()))
+    return 2 * clamp_norm_factor * longest
 
 
 def _prompt(model: EditableModel, request: EditRequest, context: str) -> TokenizedPrompt:
