@@ -130,3 +130,7 @@ class ModelMismatch(CollabsecureError):
 
 class OutOfMemory(CollabsecureError):
     """Not even one edit request at a time fits in the memory that is free."""
+
+
+class SumAborted(CollabsecureError):
+    """Too few clients stayed to open a sum; nothing of it was revealed."""

@@ -76,6 +76,11 @@ class Server:
         return tuple(sorted(self._data.share_bodies))
 
     @property
+    def survivors(self) -> tuple[int, ...]:
+        """The clients whose input is in the running or last sum, U3; empty until it is announced."""
+        return self._running().survivors
+
+    @property
     def missing(self) -> tuple[int, ...]:
         """The clients that have not answered in this phase."""
         return tuple(sorted(self._waiting))

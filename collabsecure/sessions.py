@@ -1,0 +1,123 @@
+"""The session of a collaborative edit: which sums it has, and in which public units they travel.
+
+Every number here is public: shapes, C and λ, and an agreed range for any one client's keys and residuals. The range
+only buys bits; a client whose statistics leave it is refused by its own encoder and told which tensor did.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64
+
+from collabsecure.merge import equilibration
+from collabsecure_protocols import Session, Sum, Tensor, best_fraction_bits, choose
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranges:
+    """What is agreed about any one client's statistics."""
+
+    max_edits: int  # requests of one client, ≥ 1
+    residual: float  # max |r_i| of any residual's entry, in hidden-state units
+    key_peak: float = 2.0**14  # max_j k_j² / E[k_j²] of any key, C's expectation: rare features peak high
+
+
+def gram_name(layer: int) -> str:
+    """The tensor that holds Σ KᵢKᵢᵀ of a layer."""
+    return f"gram {layer}"
+
+
+def cross_name(layer: int) -> str:
+    """The tensor that holds Σ RᵢKᵢᵀ of a layer."""
+    return f"cross {layer}"
+
+
+def layer_tensors(
+    layer: int,
+    second_moment: Float64[np.ndarray, "d_in d_in"],
+    *,
+    weight: float | int,
+    d_out: int,
+    ranges: Ranges,
+    num_clients: int,
+    bits: int = 48,
+) -> tuple[Tensor, Tensor]:
+    """The fixed-point form of one layer's Gram matrix and cross term.
+
+    Entries are equilibrated by powers of two next to 1/√C_jj (DESIGN §4, Ring), so scaling is exact. With
+    |k_j|² ≤ peak · E[k_j²] and C = λ·E[kkᵀ], a client's M edits stay within |G_ij|·2^(e_i+e_j) ≤ 2·M·peak/λ (diagonal
+    entries bound the others: Cauchy–Schwarz) and |X_ij|·2^(e_j) ≤ √2·M·|r|·√(peak/λ).
+
+    Raises:
+        DegenerateSecondMoment: some C_jj is not positive.
+        InvalidSession: so wide a range does not fit into so few bits.
+    """
+    exponents = tuple(int(exponent) for exponent in np.rint(np.log2(equilibration(second_moment))))
+    d_in = len(exponents)
+    peak = ranges.key_peak / float(weight)
+    gram_bound = 2 * ranges.max_edits * peak
+    cross_bound = float(ranges.max_edits * ranges.residual * np.sqrt(2 * peak))
+    return (
+        Tensor(
+            name=gram_name(layer),
+            shape=(d_in, d_in),
+            symmetric=True,
+            bound=gram_bound,
+            fraction_bits=best_fraction_bits(gram_bound, num_clients=num_clients, bits=bits),
+            bits=bits,
+            row_exponents=exponents,
+        ),
+        Tensor(
+            name=cross_name(layer),
+            shape=(d_out, d_in),
+            bound=cross_bound,
+            fraction_bits=best_fraction_bits(cross_bound, num_clients=num_clients, bits=bits),
+            bits=bits,
+            column_exponents=exponents,
+        ),
+    )
+
+
+def editing_session(
+    *,
+    session_id: bytes,
+    task: str,
+    roster: Sequence[bytes],
+    server_key: bytes,
+    second_moments: Mapping[int, Float64[np.ndarray, "_ _"]],
+    weight: float | int,
+    d_out: int,
+    ranges: Ranges,
+    one_shot: bool = False,
+    bits: int = 48,
+    parameters: Mapping[str, str] | None = None,
+) -> Session:
+    """The descriptor of a collaborative edit of `second_moments`' layers: one sum a layer, or one for all (one-shot).
+
+    Graph and thresholds are the protocol's own choice for so many clients. `second_moments` maps each edited layer to
+    its C, weighted by `weight`.
+    """
+    num_clients = len(roster)
+    tensors = {
+        layer: layer_tensors(
+            layer, moment, weight=weight, d_out=d_out, ranges=ranges, num_clients=num_clients, bits=bits
+        )
+        for layer, moment in sorted(second_moments.items())
+    }
+    if one_shot:
+        sums = [Sum(name="all layers", tensors=tuple(tensor for pair in tensors.values() for tensor in pair))]
+    else:
+        sums = [Sum(name=f"layer {layer}", tensors=pair) for layer, pair in tensors.items()]
+    graph = choose(num_clients, num_sums=len(sums))
+    return Session(
+        session_id=session_id,
+        task=task,
+        roster=tuple(roster),
+        server_key=server_key,
+        threshold=graph.threshold,
+        min_survivors=max(graph.threshold, 3),
+        degree=graph.degree,
+        sums=tuple(sums),
+        parameters=tuple(sorted((parameters or {}).items())),
+    )

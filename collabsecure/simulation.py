@@ -1,0 +1,178 @@
+"""Several clients and a server in one process: the whole collaborative edit, with real messages but no network.
+
+All share one model object, which each client has as it stands after the layers merged so far; what one client computes
+never depends on another's requests, as keys, residuals and values are per request.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float64
+
+from collabsecure.edits import EditRequest
+from collabsecure.keys import local_statistics
+from collabsecure.layers import EditableModel
+from collabsecure.merge import merge_delta
+from collabsecure.statistics import Statistics
+from collabsecure.templates import ContextTemplates
+
+Flow = Literal["layer-synchronous", "one-shot"]
+Deltas = dict[int, Float64[np.ndarray, "d_out _"]]
+Moments = Mapping[int, Float64[np.ndarray, "_ _"]]  # layer → C, weighted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Client:
+    """One organisation's part: its requests and their values, which never leave it."""
+
+    requests: Sequence[EditRequest]
+    values: Float64[np.ndarray, "num_edits d_model"]  # z
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Summed:
+    """A sum over clients, and over which (numbered from 1)."""
+
+    layers: Mapping[int, Statistics]
+    survivors: tuple[int, ...]
+
+
+@runtime_checkable
+class Summation(Protocol):
+    """Adds the clients' statistics: in the clear, or through `secure_summation`."""
+
+    def sum(self, index: int, uploads: Mapping[int, Mapping[int, Statistics]], *, link: bytes) -> Summed:
+        """Sum number `index`: client → layer → its statistics; `link` is the digest of what the sum follows."""
+
+
+class PlainSummation:
+    """The sum in the clear, for comparison: the server sees every upload."""
+
+    def sum(self, index: int, uploads: Mapping[int, Mapping[int, Statistics]], *, link: bytes) -> Summed:
+        """Add up."""
+        layers = next(iter(uploads.values())).keys()
+        return Summed(
+            layers={
+                layer: Statistics(
+                    gram=np.sum([upload[layer].gram for upload in uploads.values()], axis=0),
+                    cross=np.sum([upload[layer].cross for upload in uploads.values()], axis=0),
+                )
+                for layer in layers
+            },
+            survivors=tuple(sorted(uploads)),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CollaborativeEdit:
+    """What the clients wrote together."""
+
+    deltas: Deltas
+    survivors: Mapping[int, tuple[int, ...]]  # layer → the clients whose edits are in its Δ
+
+
+def edit_globally(
+    model: EditableModel,
+    client: Client,
+    templates: ContextTemplates,
+    second_moments: Moments,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> Deltas:
+    """MEMIT with all requests in one place, layer by layer: GLOBAL-EDIT. The model is left as it was."""
+    everyone = {1: client}
+    return edit_together(model, everyone, templates, second_moments, PlainSummation(), progress=progress).deltas
+
+
+def edit_together(
+    model: EditableModel,
+    clients: Mapping[int, Client],
+    templates: ContextTemplates,
+    second_moments: Moments,
+    summation: Summation,
+    *,
+    flow: Flow = "layer-synchronous",
+    progress: Callable[[int], None] | None = None,
+) -> CollaborativeEdit:
+    """Let the clients edit together; the model is left as it was.
+
+    Layer-synchronous: sum a layer, apply its Δ everywhere, and only then compute the next layer's keys: global MEMIT
+    exactly. One-shot (CollabEdit's algorithm 1): each client edits by itself to get all layers' statistics, which are
+    summed at once; at later layers its keys are not those of global MEMIT. `progress` is told of each finished (client,
+    layer).
+
+    Raises:
+        NotPositiveDefinite: a layer's sum is not one that can be merged.
+    """
+    if flow == "one-shot":
+        return _one_shot(model, clients, templates, second_moments, summation, progress)
+    layers = sorted(second_moments)
+    deltas: Deltas = {}
+    survivors = {}
+    link = bytes(hashlib.sha256().digest_size)
+    for index, layer in enumerate(layers):
+        with model.apply(deltas):
+            uploads = {
+                number: {layer: _statistics(model, client, templates, layer, layers, progress)}
+                for number, client in clients.items()
+            }
+        summed = summation.sum(index, uploads, link=link)
+        deltas[layer] = _merge(second_moments[layer], summed.layers[layer])
+        survivors[layer] = summed.survivors
+        link = delta_digest(layer, deltas[layer])
+    return CollaborativeEdit(deltas=deltas, survivors=survivors)
+
+
+def _one_shot(
+    model: EditableModel,
+    clients: Mapping[int, Client],
+    templates: ContextTemplates,
+    second_moments: Moments,
+    summation: Summation,
+    progress: Callable[[int], None] | None,
+) -> CollaborativeEdit:
+    layers = sorted(second_moments)
+    uploads: dict[int, dict[int, Statistics]] = {}
+    for number, client in clients.items():
+        own: Deltas = {}
+        uploads[number] = {}
+        for layer in layers:
+            with model.apply(own):
+                mine = _statistics(model, client, templates, layer, layers, progress)
+            uploads[number][layer] = mine
+            own[layer] = merge_delta(second_moments[layer], mine.gram, mine.cross)
+    summed = summation.sum(0, uploads, link=bytes(hashlib.sha256().digest_size))
+    deltas = {layer: _merge(second_moments[layer], summed.layers[layer]) for layer in layers}
+    return CollaborativeEdit(deltas=deltas, survivors=dict.fromkeys(layers, summed.survivors))
+
+
+def _statistics(
+    model: EditableModel,
+    client: Client,
+    templates: ContextTemplates,
+    layer: int,
+    layers: Sequence[int],
+    progress: Callable[[int], None] | None,
+) -> Statistics:
+    statistics = local_statistics(model, client.requests, client.values, templates, layer, layers)
+    if progress is not None:
+        progress(1)
+    return statistics
+
+
+def _merge(second_moment: Float64[np.ndarray, "d_in d_in"], summed: Statistics) -> Float64[np.ndarray, "d_out d_in"]:
+    return merge_delta(second_moment, summed.gram, summed.cross, overwrite=True)
+
+
+def delta_digest(layer: int, delta: Float64[np.ndarray, "d_out d_in"]) -> bytes:
+    """SHA-256 of a layer's Δ: what the next layer's masks are bound to."""
+    header = f"collabsecure delta layer {layer} {delta.shape[0]} {delta.shape[1]} ".encode()
+    return hashlib.sha256(header + np.ascontiguousarray(delta, "<f8").tobytes()).digest()
+
+
+def relative_distance(delta: Float64[np.ndarray, "d_out d_in"], reference: Float64[np.ndarray, "d_out d_in"]) -> float:
+    """‖Δ − Δ_ref‖ / ‖Δ_ref‖, Frobenius."""
+    return float(np.linalg.norm(delta - reference) / np.linalg.norm(reference))
