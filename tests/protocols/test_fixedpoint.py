@@ -20,7 +20,7 @@ bounds = st.floats(min_value=1e-200, max_value=1e200, allow_nan=False)
 def encode(spec, array):
     out = np.empty(spec.num_values, np.uint64)
     Encoder(spec, array).encode_into(0, out)
-    return out.view(np.int64).tolist()
+    return signed(out, 64 - spec.bits).tolist()
 
 
 def nearest(value, exponent):
@@ -111,16 +111,16 @@ REFUSED = [np.nan, -np.nan, np.inf, -np.inf, 1.5, -1.5, 2.0**51, -(2.0**52), 1.5
 
 
 @pytest.mark.parametrize("value", REFUSED)
-@pytest.mark.parametrize("fraction_bits", [20, 45, 58])  # both ways of rounding
+@pytest.mark.parametrize(("size", "fraction_bits"), [(32, 20), (48, 46), (64, 45), (64, 58)])  # both ways of rounding
 @pytest.mark.parametrize("exponents", [(), (3, -3, 0)])
-def test_what_is_not_finite_or_beyond_the_bound_is_refused_by_tensor_and_entry(value, fraction_bits, exponents):
+def test_what_is_not_finite_or_beyond_the_bound_is_refused_by_tensor_and_entry(value, size, fraction_bits, exponents):
     """secagg.md V32, P9."""
     spec = Tensor(
         name="layer 3 cross",
         shape=(4, 3),
         bound=1.0,
         fraction_bits=fraction_bits,
-        bits=64,
+        bits=size,
         column_exponents=exponents,
     )
     array = np.zeros((4, 3))
@@ -135,14 +135,15 @@ def test_what_is_not_finite_or_beyond_the_bound_is_refused_by_tensor_and_entry(v
 def test_any_float_under_any_exponents_is_its_nearest_integer_or_is_refused(data):
     """secagg.md V30, V32: a descriptor at the edges of float64 gives no wrong integer and no other error."""
     bound = data.draw(st.floats(min_value=0, exclude_min=True, allow_infinity=False))
+    size = data.draw(bits)
     try:
-        finest = best_fraction_bits(bound, num_clients=1, bits=64)
+        finest = best_fraction_bits(bound, num_clients=1, bits=size)
         spec = Tensor(
             name="x",
             shape=(1, 1),
             bound=bound,
-            fraction_bits=finest - data.draw(st.integers(0, 70)),
-            bits=64,
+            fraction_bits=finest - data.draw(st.integers(0, size + 6)),
+            bits=size,
             row_exponents=(data.draw(st.integers(-512, 511)),),
             column_exponents=(data.draw(st.integers(-512, 511)),),
         )
@@ -216,7 +217,7 @@ def test_encoding_from_the_middle_gives_the_middle_of_the_whole(d, data):
     start = data.draw(st.integers(0, spec.num_values - 1))
     part = np.empty(data.draw(st.integers(1, spec.num_values - start)), np.uint64)
     Encoder(spec, array).encode_into(start, part)
-    assert part.view(np.int64).tolist() == whole[start : start + len(part)]
+    assert signed(part, 64 - spec.bits).tolist() == whole[start : start + len(part)]
 
 
 @given(bounds, st.integers(2, 10_000), bits)
