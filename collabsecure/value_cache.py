@@ -14,10 +14,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
-from collabsecure.errors import BadFile
-from collabsecure.files import complete_or_absent, unwritable
+from collabsecure.files import unwritable, write_safetensors
 from collabsecure.hyperparameters import Hyperparameters
 from collabsecure.layers import EditableModel
 from collabsecure.prompts import TokenizedPrompt
@@ -58,12 +57,7 @@ class ValueCache:
         Raises:
             BadFile: it cannot be written.
         """
-        path = self._path(prompts)
-        try:
-            with complete_or_absent(path, force=True) as temporary:
-                save_file({"value": value}, temporary)
-        except SafetensorError as error:
-            raise BadFile(path, found=str(error), expected="a place that can be written") from error
+        write_safetensors(self._path(prompts), {"value": value}, {}, force=True)
 
     def _path(self, prompts: Sequence[TokenizedPrompt]) -> Path:
         request = [[prompt.tokens, prompt.subject_last, prompt.num_target] for prompt in prompts]
