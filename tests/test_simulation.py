@@ -45,7 +45,7 @@ def model(tiny_editable):
 @pytest.fixture
 def clients(model):
     # Any values do: what is compared is how the same ones are written.
-    values = np.random.default_rng(7).normal(size=(len(REQUESTS), model.d_model))
+    values = np.random.default_rng(7).normal(scale=0.3, size=(len(REQUESTS), model.d_model))
     return {
         number: Client(requests=part, values=values[[request.case_id for request in part]])
         for number, part in enumerate(split_among_clients(REQUESTS, 5), 1)
@@ -79,7 +79,7 @@ def secure(moments, model, *, bits=48, drops=(), one_shot=False):
         second_moments=moments,
         weight=WEIGHT,
         d_out=model.d_model,
-        ranges=Ranges(max_edits=4, residual=residual_range(model, NAMES, LAYERS[-1], 0.75), key_peak=256.0),
+        ranges=Ranges(max_edits=4, residual=residual_range(model, NAMES, LAYERS[-1], 0.75), key_peak=512.0),
         bits=bits,
         one_shot=one_shot,
     )
