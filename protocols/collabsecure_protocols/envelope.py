@@ -10,7 +10,6 @@ import hashlib
 from dataclasses import dataclass
 
 from .errors import ClientId, RemoteProtocolError, party
-from .fixedpoint import MAX_CHUNK_BYTES
 from .keys import KEY_BYTES, SIGNATURE_BYTES, Identity, Label, context, verify
 from .session import VERSION, Session
 from .shamir import SHARE_BYTES
@@ -91,7 +90,7 @@ def max_body(session: Session, kind: MessageType) -> int:
         MessageType.SHARE_KEYS: sums * (degree * entry + 2 * KEY_BYTES),
         MessageType.DELIVER_SHARES: bitmap + sums * degree * entry,
         MessageType.START_SUM: 2 + LINK_BYTES,
-        MessageType.MASKED_INPUT: CHUNK_HEADER_BYTES + MAX_CHUNK_BYTES,
+        MessageType.MASKED_INPUT: CHUNK_HEADER_BYTES + session.max_chunk_bytes,
         MessageType.SURVIVORS: 2 + bitmap,
         MessageType.CONSISTENCY_CHECK: 2 + KEY_BYTES,
         MessageType.CONFIRMATIONS: 2 + 2 + (degree + 1) * (2 + SIGNATURE_BYTES),

@@ -302,8 +302,8 @@ class Server:
         )
         self._enter(ServerState.ABORTED)
         self._data.running = None  # what was masked stays masked
-        known = self.participants or tuple(sorted(self._data.adverts))
-        sent = [self._send(client, MessageType.ABORT, message.encode(self.session)) for client in known]
+        body = message.encode(self.session)
+        sent = [self._send(client, MessageType.ABORT, body) for client in sorted(self._data.adverts)]
         event = Aborted(
             reason=reason, phase=phase, sum_index=index, found=found, needed=needed, culprits=tuple(culprits)
         )

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from .errors import ClientId, InvalidSession
 from .keys import KEY_BYTES, Label, digest
-from .tensors import MAX_INTEGER_BITS, Sum, Tensor, has_headroom, require, require_text
+from .tensors import CHUNK_VALUES, MAX_INTEGER_BITS, Sum, Tensor, has_headroom, require, require_text
 from .wire import Malformed, Reader, Writer
 
 FORMAT = "collabsecure session"
@@ -104,6 +104,12 @@ class Session:
     def transcript(self) -> bytes:
         """SHA-256 of the canonical encoding: the session's name in every key, signature and AEAD tag."""
         return digest(Label.TRANSCRIPT, self.encode())
+
+    @cached_property
+    def max_chunk_bytes(self) -> int:
+        """Packed values of the longest MaskedInput message, in bytes."""
+        tensors = (tensor for spec in self.sums for tensor in spec.tensors)
+        return max(min(tensor.num_values, CHUNK_VALUES) * tensor.bits // 8 for tensor in tensors)
 
     def encode(self) -> bytes:
         """The canonical encoding."""
