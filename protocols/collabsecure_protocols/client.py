@@ -15,7 +15,7 @@ from . import client_steps as steps
 from . import dealing
 from .client_state import NO_LINK, ClientData
 from .envelope import MessageType, open_envelope
-from .errors import SERVER, ClientId, LocalProtocolError
+from .errors import SERVER, ClientId, LocalProtocolError, PolicyRefusal
 from .events import ClientEvent, SendToServer
 from .fixedpoint import Real, encoders
 from .graph import neighbors_of
@@ -45,7 +45,7 @@ class Client:
     `contribution` names what is contributed, by default the task; with a sum's name it is contributed once (V34).
 
     Raises:
-        PolicyRefusal: the session asks for less than `policy` insists on.
+        PolicyRefusal: the session asks for less than `policy` insists on, or has begun before (V36): `restore` then.
         InvalidSession: `identity` is not on the roster.
 
     """
@@ -60,36 +60,41 @@ class Client:
         ledger: Ledger | None = None,
         contribution: bytes | None = None,
     ) -> None:
+        ledger = ledger or Ledger()
+        if session.transcript in ledger.begun:
+            raise PolicyRefusal("V36: this session was begun before; go on from its saved state or use a new id")
         secrets = [Secret(rng(32)) for _ in range(len(session.sums) + 1)]
         data = ClientData(
-            state=ClientState.NEW, channel=secrets[0], sum_secrets=tuple(secrets[1:]), ledger=ledger or Ledger()
+            state=ClientState.NEW,
+            contribution=session.task.encode() if contribution is None else contribution,
+            channel=secrets[0],
+            sum_secrets=tuple(secrets[1:]),
+            ledger=ledger,
         )
-        self._set_up(session, identity, policy, contribution, data)
+        self._set_up(session, identity, policy, data)
 
     @classmethod
     def restore(
-        cls, blob: bytes, session: Session, identity: Identity, *, policy: Policy, contribution: bytes | None = None
+        cls, blob: bytes, session: Session, identity: Identity, *, policy: Policy, ledger: Ledger | None = None
     ) -> "Client":
-        """The client whose `save()` gave these bytes.
+        """The client whose `save()` gave these bytes; `ledger` is what other sessions have added meanwhile.
 
         Raises:
             StateRefused: the bytes are damaged or of another session or identity.
 
         """
         client = cls.__new__(cls)
-        client._set_up(session, identity, policy, contribution, ClientData.decode(blob, session, identity.public))
+        client._set_up(session, identity, policy, ClientData.decode(blob, session, identity.public))
+        client.learn(ledger or Ledger())
         return client
 
-    def _set_up(
-        self, session: Session, identity: Identity, policy: Policy, contribution: bytes | None, data: ClientData
-    ) -> None:
+    def _set_up(self, session: Session, identity: Identity, policy: Policy, data: ClientData) -> None:
         policy.check(session)
         client_id = session.id_of(identity.public)
         self._me = steps.Party(
             session=session,
             identity=identity,
             client_id=client_id,
-            contribution=session.task.encode() if contribution is None else contribution,
             neighbors=tuple(neighbors_of(session, number, client_id) for number in range(len(session.sums))),
         )
         self._data = data
@@ -117,6 +122,10 @@ class Client:
         """What this client has contributed so far; keep it for later sessions."""
         return self._data.ledger
 
+    def learn(self, ledger: Ledger) -> None:
+        """Take over what clients of other sessions have contributed since this one was made (V34)."""
+        self._data = replace(self._data, ledger=self._data.ledger | ledger)
+
     @property
     def sum_index(self) -> int:
         """The sum that started last, −1 before the first."""
@@ -140,9 +149,11 @@ class Client:
         """Advertise keys."""
         if self.state is not ClientState.NEW:
             raise LocalProtocolError(f"start() in state {self.state}; expected NEW")
-        advert = dealing.advertise(self.session, self.client_id, self._data.channel, steps.secrets_of(self._data))
+        channel, secrets = steps.channel_of(self._data), steps.secrets_of(self._data)
+        advert = dealing.advertise(self.session, self.client_id, channel, secrets)
         payload = steps.seal_from(self._me, MessageType.ADVERTISE_KEYS, advert.encode())
-        self._data = replace(self._data, state=ClientState.KEYS_ADVERTISED, outbox=(payload,))
+        ledger = self._data.ledger.beginning(self.session.transcript)
+        self._data = replace(self._data, state=ClientState.KEYS_ADVERTISED, ledger=ledger, outbox=(payload,))
         return self.pending
 
     def receive(self, payload: bytes | bytearray | memoryview) -> tuple[ClientEvent, ...]:

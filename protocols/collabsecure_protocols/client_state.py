@@ -23,7 +23,8 @@ class ClientData:
     """Replaced as a whole when a message was accepted, never changed in place."""
 
     state: ClientState
-    channel: Secret  # X25519 private key of the share channel
+    contribution: bytes  # what is contributed, as the ledger calls it
+    channel: Secret | None  # X25519 private key of the share channel; None once the shares have arrived
     sum_secrets: tuple[Secret | None, ...]  # one a sum; None once the sum is over
     ledger: Ledger
     adverts: tuple[SignedAdvert, ...] = ()  # of the neighbours, ascending
@@ -33,7 +34,7 @@ class ClientData:
     next_sum: int = 0  # the lowest sum that may still start
     link: bytes = NO_LINK  # of sum next_sum − 1, while it goes on
     chunk_digests: tuple[bytes, ...] = ()  # of its chunks that have left masked_input
-    survivors: tuple[int, ...] = ()  # U3 of it, once confirmed
+    survivors: tuple[int, ...] = ()  # U3 of it, once the server has named them
     outbox: tuple[bytes, ...] = field(default=(), repr=False)  # the answer to the last message
     last_received: bytes = b""  # SHA-256 of the last message
 
@@ -45,8 +46,8 @@ class ClientData:
     def encode(self, session: Session, public: bytes) -> bytes:
         """Bytes for a file that only this client can read; an SHA-256 at the end finds damage."""
         n = session.num_clients
-        out = Writer().raw(_header(session, public)).u8(list(ClientState).index(self.state)).raw(self.channel.reveal())
-        for secret in self.sum_secrets:
+        out = Writer().raw(_header(session, public)).u8(list(ClientState).index(self.state)).blob(self.contribution)
+        for secret in (self.channel, *self.sum_secrets):
             out.u8(secret is not None).raw(b"" if secret is None else secret.reveal())
         out.blob(self.ledger.encode()).u16(len(self.adverts))
         for advert in self.adverts:
@@ -80,8 +81,8 @@ class ClientData:
     @classmethod
     def _decode(cls, data: Reader, session: Session) -> "ClientData":
         bitmap, sums = (session.num_clients + 7) // 8, len(session.sums)
-        state, channel = list(ClientState)[data.u8()], Secret(data.raw(KEY_BYTES))
-        sum_secrets = tuple(Secret(data.raw(KEY_BYTES)) if data.flag() else None for _ in range(sums))
+        state, contribution = list(ClientState)[data.u8()], data.blob()
+        channel, *sum_secrets = (Secret(data.raw(KEY_BYTES)) if data.flag() else None for _ in range(1 + sums))
         ledger = Ledger.decode(data.blob())
         adverts = tuple(
             SignedAdvert(
@@ -104,8 +105,9 @@ class ClientData:
         data.finish()
         return cls(
             state=state,
+            contribution=contribution,
             channel=channel,
-            sum_secrets=sum_secrets,
+            sum_secrets=tuple(sum_secrets),
             ledger=ledger,
             adverts=adverts,
             advertisers=advertisers,

@@ -43,7 +43,6 @@ class Party:
     session: Session
     identity: Identity
     client_id: ClientId
-    contribution: bytes
     neighbors: tuple[tuple[int, ...], ...]  # by sum, ascending
 
 
@@ -111,7 +110,7 @@ def on_key_directory(me: Party, data: ClientData, body: memoryview) -> _Step:
         if not signed.is_genuine(me.session):
             raise refuse("V11", f"the keys of client {peer} are not signed by it")
         advert = AdvertiseKeys.decode(signed.body, me.session)
-        channel = dealing.channel_ciphers(me.session, data.channel, me.client_id, peer, advert.channel_key)
+        channel = dealing.channel_ciphers(me.session, channel_of(data), me.client_id, peer, advert.channel_key)
         if channel is None or any(is_low_order(key) for key in advert.mask_keys):
             raise refuse("V10", f"a key of client {peer} is of low order")
         channels[peer] = channel
@@ -155,7 +154,8 @@ def on_deliver_shares(me: Party, data: ClientData, body: memoryview) -> _Step:
             else:
                 dealt[dealer] = pair
     reader.finish()
-    data = replace(data, state=ClientState.READY, participants=participants, held=tuple(held))
+    # Without the channel key, what was dealt for sums that are over cannot be decrypted again by a later thief.
+    data = replace(data, state=ClientState.READY, channel=None, participants=participants, held=tuple(held))
     if not culprits:
         return data, ()
     reason = "its shares do not decrypt or do not match their commitments"
@@ -165,7 +165,7 @@ def on_deliver_shares(me: Party, data: ClientData, body: memoryview) -> _Step:
 def _channel_to(me: Party, data: ClientData, peer: int) -> dealing.ChannelCiphers:
     """The share channel with a neighbour whose key has passed V10."""
     key = _advert_of(me, data, peer).channel_key
-    channel = dealing.channel_ciphers(me.session, data.channel, me.client_id, peer, key)
+    channel = dealing.channel_ciphers(me.session, channel_of(data), me.client_id, peer, key)
     if channel is None:
         raise LocalProtocolError(f"client {peer}'s channel key is of low order, though it passed V10")
     return channel
@@ -179,11 +179,7 @@ def on_start_sum(me: Party, data: ClientData, body: memoryview) -> _Step:
         raise refuse(
             "V20", f"sum {number} of {len(me.session.sums)} cannot start; {data.next_sum} is the lowest that may"
         )
-    if (me.contribution, me.session.sums[number].name) in data.ledger.opened:
-        raise PolicyRefusal(
-            f"V34: this contribution to {me.session.sums[number].name!r} was opened before; the difference of two "
-            "sums over other cohorts would show it alone"
-        )
+    _check_unopened(me, data, number)
     started = replace(
         _without_secrets_below(data, number),
         state=ClientState.CONTRIBUTING,
@@ -197,6 +193,16 @@ def on_start_sum(me: Party, data: ClientData, body: memoryview) -> _Step:
         left_out = Excluded(sum_index=data.sum_index, reason=f"the server has gone on to sum {number}")
         events = (left_out, *events)
     return started, events
+
+
+def _check_unopened(me: Party, data: ClientData, number: int) -> None:
+    """V34, asked again before signing and before showing shares: another session may have opened it meanwhile."""
+    name = me.session.sums[number].name
+    if (data.contribution, name) in data.ledger.opened:
+        raise PolicyRefusal(
+            f"V34: this contribution to {name!r} was opened before; the difference of two sums over other cohorts "
+            "would show it alone"
+        )
 
 
 def on_survivors(me: Party, data: ClientData, body: memoryview) -> _Step:
@@ -220,6 +226,7 @@ def on_survivors(me: Party, data: ClientData, body: memoryview) -> _Step:
         raise refuse("V23", "the survivors include this client, which has not sent all of its input")
     _check_quorum(me, survivors, "survivors", "V23")
     _check_holders(me, survivors, number, "survivors", "V23")
+    _check_unopened(me, data, number)
     check = ConsistencyCheck(sum_index=number, view=_view(me, data, survivors))
     payload = seal_from(me, MessageType.CONSISTENCY_CHECK, check.encode())
     data = replace(data, state=ClientState.CONFIRMED, survivors=survivors)
@@ -254,6 +261,7 @@ def on_confirmations(me: Party, data: ClientData, body: memoryview) -> _Step:
         signed = signed_message(header, hashlib.sha256(check).digest())
         if not verify(me.session.key_of(client_id), signature, signed):
             raise refuse("V25", f"client {client_id} did not sign this client's view of sum {number}")
+    _check_unopened(me, data, number)
     held, alive = data.held[number], set(survivors)
     shares = []
     for dealer in _closed(me, data.participants, number):
@@ -266,7 +274,7 @@ def on_confirmations(me: Party, data: ClientData, body: memoryview) -> _Step:
         else:
             shares.append((ShareKind.MASK_KEY, pair.mask_key))
     payload = seal_from(me, MessageType.UNMASK, Unmask(sum_index=number, shares=tuple(shares)).encode())
-    ledger = data.ledger.adding(me.contribution, me.session.sums[number].name)
+    ledger = data.ledger.adding(data.contribution, me.session.sums[number].name)
     data = replace(_without_secrets_below(data, number + 1), state=ClientState.UNMASKED, ledger=ledger)
     return data, (SendToServer(payload=payload),)
 
@@ -316,6 +324,13 @@ def _without_secrets_below(data: ClientData, number: int) -> ClientData:
     kept = tuple(secret if at >= number else None for at, secret in enumerate(data.sum_secrets))
     held = tuple(dealt if at >= number else {} for at, dealt in enumerate(data.held))
     return replace(data, sum_secrets=kept, held=held)
+
+
+def channel_of(data: ClientData) -> Secret:
+    """The share channel's private key, while it is kept."""
+    if data.channel is None:
+        raise LocalProtocolError(f"the share channel's key is gone in state {data.state}")
+    return data.channel
 
 
 def secrets_of(data: ClientData) -> Iterator[Secret]:

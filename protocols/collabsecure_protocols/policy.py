@@ -5,6 +5,7 @@ from fractions import Fraction
 
 from .errors import LocalProtocolError, PolicyRefusal
 from .graph import is_secure
+from .keys import KEY_BYTES
 from .session import Session
 from .wire import Reader, Writer
 
@@ -87,29 +88,42 @@ def corruption_bound(num_clients: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """The (contribution, sum name) pairs for which this client has sent unmask shares. Outlives sessions.
+    """What this client remembers across sessions. Keep it beside the identity; write it before an event's bytes leave.
 
-    The difference of two sums over cohorts that differ by one client is that client's input, so what was once opened is
-    never contributed again (V34). Keep it beside the identity, and write it before the bytes that the event carries.
+    `opened` are the (contribution, sum name) pairs for which it has sent unmask shares, or which it was told are
+    finished with its input. The difference of two sums over cohorts that differ by one client is that client's input,
+    so what was once opened is never contributed again (V34). `begun` are the transcripts of the sessions that it has
+    advertised keys in: signatures bind a transcript and not the keys, so a second run under one transcript could use
+    those of the first (V36).
     """
 
     opened: frozenset[tuple[bytes, str]] = frozenset()
+    begun: frozenset[bytes] = frozenset()
 
     def adding(self, contribution: bytes, sum_name: str) -> "Ledger":
-        """A ledger with one more entry."""
-        return Ledger(self.opened | {(contribution, sum_name)})
+        """A ledger with one more opened sum."""
+        return Ledger(self.opened | {(contribution, sum_name)}, self.begun)
+
+    def beginning(self, transcript: bytes) -> "Ledger":
+        """A ledger with one more session."""
+        return Ledger(self.opened, self.begun | {transcript})
+
+    def __or__(self, other: "Ledger") -> "Ledger":
+        """What either of them remembers."""
+        return Ledger(self.opened | other.opened, self.begun | other.begun)
 
     def encode(self) -> bytes:
         """Canonical bytes."""
         out = Writer().u32(len(self.opened))
         for contribution, sum_name in sorted(self.opened):
             out.blob(contribution).text(sum_name)
-        return out.finish()
+        return out.u32(len(self.begun)).raw(b"".join(sorted(self.begun))).finish()
 
     @classmethod
     def decode(cls, data: bytes) -> "Ledger":
         """Read what `encode` wrote; raises `Malformed`."""
         reader = Reader(data)
         opened = frozenset((reader.blob(), reader.text()) for _ in range(reader.u32()))
+        begun = frozenset(reader.raw(KEY_BYTES) for _ in range(reader.u32()))
         reader.finish()
-        return cls(opened)
+        return cls(opened, begun)
