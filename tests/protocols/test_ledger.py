@@ -1,4 +1,4 @@
-"""P7: what was opened once is not contributed again, in any session, whatever the server withholds (secagg.md V34, V36)."""
+"""P7: what was opened once is not contributed again, in any session, whatever the server withholds (V34, V36)."""
 
 import pytest
 from adversary import Attacker, kind_of
@@ -66,10 +66,10 @@ def test_refused_sum_is_sat_out_and_the_next_one_taken_part_in():
 
 @pytest.mark.parametrize("seen", ["survivors", "confirmations"])
 def test_two_sessions_at_once_do_not_open_one_contribution_twice(seen):  # secagg.md V34
-    """Both have the inputs before either is opened; each client learns of the other session before it signs or shows."""
+    """Both have the inputs before either is opened; a client learns of the first before it signs, or shows, the second."""
     first = Attacker().confirm()
     second = Attacker(session=OTHER).collect() if seen == "survivors" else Attacker(session=OTHER).confirm()
-    first.to_all(lambda _, signatures=first.signatures(0): first.confirmations(0, signatures))
+    first.to_all(lambda _: first.confirmations(0, first.signatures(0)))
     for number, client in second.clients.items():
         client.learn(first.clients[number].ledger)
     if seen == "survivors":
