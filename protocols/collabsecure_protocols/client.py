@@ -216,6 +216,8 @@ class Client:
         )
         if not 0 <= first <= self.chunks_sent:
             raise LocalProtocolError(f"chunk {first} cannot be next; {self.chunks_sent} were made so far")
+        if threads < 1:
+            raise LocalProtocolError(f"{threads} threads make no chunk; at least 1 is needed")
         upload.check(threads)
         return self._recorded(upload.payloads(first, threads), self.sum_index)
 
