@@ -66,7 +66,7 @@ def test_refused_sum_is_sat_out_and_the_next_one_taken_part_in():
 
 @pytest.mark.parametrize("seen", ["survivors", "confirmations"])
 def test_two_sessions_at_once_do_not_open_one_contribution_twice(seen):  # secagg.md V34
-    """Both have the inputs before either is opened; a client learns of the first before it signs, or shows, the second."""
+    """Both have the inputs before either is opened; a client learns of one before it signs, or shows, the other."""
     first = Attacker().confirm()
     second = Attacker(session=OTHER).collect() if seen == "survivors" else Attacker(session=OTHER).confirm()
     first.to_all(lambda _: first.confirmations(0, first.signatures(0)))
