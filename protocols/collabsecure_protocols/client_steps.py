@@ -51,7 +51,8 @@ def masks(me: Party, data: ClientData) -> list[list[Mask]]:
     secret = data.sum_secrets[data.sum_index]
     if secret is None:
         raise LocalProtocolError(f"sum {data.sum_index} is over; its secrets are gone")
-    secrets, number = dealing.sum_secrets(secret), data.sum_index
+    number = data.sum_index
+    secrets = dealing.sum_secrets(me.session, number, me.client_id, secret)
     binding = MaskContext(
         transcript=me.session.transcript,
         participants=write_bitmap(data.participants, me.session.num_clients),
@@ -211,26 +212,35 @@ def on_survivors(me: Party, data: ClientData, body: memoryview) -> _Step:
     survivors, number = message.survivors, message.sum_index
     included = me.client_id in survivors
     if data.state is ClientState.READY:
-        if included or not data.next_sum <= number < len(me.session.sums):
-            raise refuse("V23", f"this client sits out sum {number}, which the survivors contradict")
-        return replace(_without_secrets_below(data, number + 1), state=ClientState.LEFT_OUT, next_sum=number + 1), ()
-    if number != data.sum_index:
+        if not data.next_sum <= number < len(me.session.sums):
+            raise refuse("V20", f"survivors of sum {number}; {data.next_sum} is the lowest that may go on")
+    elif number != data.sum_index:
         raise refuse("V20", f"survivors of sum {number} during sum {data.sum_index}")
     if not set(survivors) <= set(data.participants):
         raise refuse("V23", "survivors that are not participants")
+    _check_quorum(me, survivors, "survivors", "V23")
+    if data.state is ClientState.READY:
+        if included:
+            raise refuse("V23", f"the survivors include this client, which sits out sum {number}")
+        data = replace(_without_secrets_below(data, number + 1), next_sum=number + 1)
+        return replace(data, state=ClientState.LEFT_OUT, survivors=survivors), ()
     if not included:
         reason = "its masked input did not reach the server in time"
-        data = replace(_without_secrets_below(data, number + 1), state=ClientState.LEFT_OUT)
+        data = replace(_without_secrets_below(data, number + 1), state=ClientState.LEFT_OUT, survivors=survivors)
         return data, (Excluded(sum_index=number, reason=reason),)
-    if len(data.chunk_digests) < me.session.sums[number].num_chunks:
+    if not _has_uploaded(me, data):
         raise refuse("V23", "the survivors include this client, which has not sent all of its input")
-    _check_quorum(me, survivors, "survivors", "V23")
     _check_holders(me, survivors, number, "survivors", "V23")
     _check_unopened(me, data, number)
     check = ConsistencyCheck(sum_index=number, view=_view(me, data, survivors))
     payload = seal_from(me, MessageType.CONSISTENCY_CHECK, check.encode())
     data = replace(data, state=ClientState.CONFIRMED, survivors=survivors)
     return data, (SendToServer(payload=payload),)
+
+
+def _has_uploaded(me: Party, data: ClientData) -> bool:
+    """Whether every chunk of the current sum has left this client."""
+    return len(data.chunk_digests) == me.session.sums[data.sum_index].num_chunks
 
 
 def _view(me: Party, data: ClientData, survivors: Sequence[int]) -> bytes:
@@ -286,18 +296,24 @@ def on_finish_sum(me: Party, data: ClientData, body: memoryview) -> _Step:
     begun = data.state is not ClientState.READY
     if number != data.sum_index if begun else not data.next_sum <= number < len(me.session.sums):
         raise refuse("V20", f"sum {number} cannot finish; {data.sum_index} started last")
-    if data.state in (ClientState.CONFIRMED, ClientState.UNMASKED) and survivors != data.survivors:
-        raise refuse("V24", f"sum {number} finishes over other survivors than this client signed")
-    if data.state not in (ClientState.CONFIRMED, ClientState.UNMASKED) and me.client_id in survivors:
-        raise refuse("V24", f"sum {number} finishes with this client, which signed no survivors")
+    included = me.client_id in survivors
+    if data.state in (ClientState.LEFT_OUT, ClientState.CONFIRMED, ClientState.UNMASKED):
+        if survivors != data.survivors:
+            raise refuse("V24", f"sum {number} finishes over other survivors than this client was told")
+    elif not set(survivors) <= set(data.participants):
+        raise refuse("V24", f"sum {number} finishes over survivors that are no participants")
+    elif included and not (begun and _has_uploaded(me, data)):
+        raise refuse("V24", f"sum {number} finishes with this client, which has not sent all of its input")
     last = number + 1 == len(me.session.sums)
     finished = replace(
         _without_secrets_below(data, number + 1),
         state=ClientState.FINISHED if last else ClientState.READY,
         next_sum=number + 1,
+        # V34: this sum shows the contribution, whether or not this client's own shares helped to open it.
+        ledger=data.ledger.adding(data.contribution, me.session.sums[number].name) if included else data.ledger,
     )
     events: tuple[ClientEvent, ...] = (SumFinished(sum_index=number, survivors=survivors),)
-    if data.state is ClientState.CONTRIBUTING:
+    if data.state is ClientState.CONTRIBUTING and not included:
         events = (Excluded(sum_index=number, reason="the sum finished without its masked input"), *events)
     return finished, events
 

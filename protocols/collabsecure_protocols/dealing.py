@@ -32,11 +32,16 @@ class HeldShares:
     mask_key: bytes = field(repr=False)
 
 
-def sum_secrets(secret: Secret) -> SumSecrets:
-    """What a sum's random secret stands for."""
+def sum_secrets(session: Session, sum_index: int, owner: int, secret: Secret) -> SumSecrets:
+    """What a sum's random secret stands for.
+
+    Bound to session, sum and owner, so that a randomness source that repeats itself (a virtual machine put back to an
+    earlier snapshot) does not show in one session what another keeps.
+    """
+    where = (session.transcript, sum_index, owner)
     return SumSecrets(
-        self_seed=Secret(derive(secret.reveal(), Label.SELF_SEED)),
-        mask_key=Secret(derive(secret.reveal(), Label.MASK_KEY)),
+        self_seed=Secret(derive(secret.reveal(), Label.SELF_SEED, *where)),
+        mask_key=Secret(derive(secret.reveal(), Label.MASK_KEY, *where)),
     )
 
 
@@ -54,7 +59,7 @@ def share_commitment(
 
 def advertise(session: Session, owner: int, channel: Secret, secrets: Iterable[Secret]) -> AdvertiseKeys:
     """The public halves."""
-    opened = [sum_secrets(secret) for secret in secrets]
+    opened = [sum_secrets(session, number, owner, secret) for number, secret in enumerate(secrets)]
     return AdvertiseKeys(
         channel_key=public_of(channel.reveal()),
         mask_keys=tuple(public_of(each.mask_key.reveal()) for each in opened),
@@ -95,9 +100,9 @@ def deal(
     channels: dict[int, ChannelCiphers],
 ) -> tuple[list[SealedShares], HeldShares]:
     """The owner's shares of one sum, sealed for each holder in order, and its own pair."""
-    opened = sum_secrets(secret)
+    opened, where = sum_secrets(session, sum_index, owner, secret), (session.transcript, sum_index, owner)
     seeds, keys = (
-        split(value.reveal(), session.threshold, holders, derive(secret.reveal(), Label.POLYNOMIAL, kind))
+        split(value.reveal(), session.threshold, holders, derive(secret.reveal(), Label.POLYNOMIAL, *where, kind))
         for value, kind in ((opened.self_seed, ShareKind.SELF_SEED), (opened.mask_key, ShareKind.MASK_KEY))
     )
     sealed = []
