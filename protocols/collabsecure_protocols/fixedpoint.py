@@ -13,12 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import LocalProtocolError, ValueRefused
-from .tensors import CHUNK_VALUES, Chunk, Sum, Tensor
+from .tensors import Chunk, Sum, Tensor
 
-# Adding 1.5·2^52 to |x| < 2^51 rounds x to the nearest integer, ties to even, and leaves it in the low bits.
-_ROUND = 1.5 * 2.0**52
-_ROUND_BITS = np.frombuffer(np.float64(_ROUND).tobytes(), np.int64)[0]
-_ROUND_LIMIT = 2**51
+# Adding 1.5·2^52 to |x| < 2^51 rounds x to the nearest integer, ties to even, and leaves its two's complement in the
+# low 51 bits of the float, above which nothing matters.
+_ROUND = 3 << 51
+_ROUND_BITS = 51
+_TILE_VALUES = 1 << 15  # 256 KiB: stays in a core's cache from scaling to the range check
+_MAX_EXPONENT = 1023  # of a power of two in float64
+_KEPT_SCALES = 32  # 4 MB at 16 384 columns; rows of further exponents make theirs anew
 
 if sys.byteorder != "little":
     raise LocalProtocolError("the fixed-point code reads integers in place and needs a little-endian machine")
@@ -44,10 +47,16 @@ class Encoder:
             raise ValueRefused(tensor.name, "expected a C-contiguous array; pass np.ascontiguousarray(…)")
         self._tensor = tensor
         self._matrix = values.reshape(tensor.rows, tensor.columns)
-        self._row_scale, self._column_scale = _scales(tensor, forward=True)
+        columns = tensor.row_exponents if tensor.symmetric else tensor.column_exponents
+        self._columns = np.array(columns, np.int64) if columns else None
+        top = max(tensor.row_exponents, default=0) + max(columns, default=0) + tensor.fraction_bits
+        self._excess = max(0, top - _MAX_EXPONENT)  # 0 but for bounds near float64's least numbers
+        self._scales: dict[int, NDArray[np.float64] | np.float64] = {}  # by row exponent
+        self._limit = tensor.limit
+        self._adds = tensor.bits <= _ROUND_BITS and self._limit < 1 << _ROUND_BITS
 
     def encode_into(self, start: int, out: NDArray[np.uint64]) -> None:
-        """Write the integers of values `start`, `start` + 1, … into `out`, as many as it holds."""
+        """Write the integers of values `start`, `start` + 1, … into the low `bits` of `out`, as many as it holds."""
         with np.errstate(all="ignore"):  # what overflows is refused below, with its place
             in_range = self._encode(start, out)
         if not in_range:
@@ -56,31 +65,56 @@ class Encoder:
     def _encode(self, start: int, out: NDArray[np.uint64]) -> bool:
         """Scale, round and say whether all of it stays within the limit."""
         real = out.view(np.float64)
-        filled = 0
         row, column = _locate(self._tensor, start)
-        while filled < len(out):
-            length = min(self._tensor.columns - column, len(out) - filled)
-            piece, stop = real[filled : filled + length], column + length
-            source = self._matrix[row, column:stop]
-            if self._column_scale is None:
-                np.multiply(source, self._row_scale[row], out=piece)
-            else:
-                np.multiply(source, self._column_scale[column:stop], out=piece)
-                piece *= self._row_scale[row]
+        for at in range(0, len(real), _TILE_VALUES):
+            tile = real[at : at + _TILE_VALUES]
+            row, column = self._scale_into(tile, row, column)
+            if self._excess:
+                np.multiply(tile, 2.0**self._excess, out=tile)
+            if not self._round(tile):
+                return False
+        return True
+
+    def _scale_into(self, tile: NDArray[np.float64], row: int, column: int) -> tuple[int, int]:
+        """Fill a tile with scaled values from (row, column) on; returns where the next one starts."""
+        filled, columns = 0, self._tensor.columns
+        while filled < len(tile):
+            length = min(columns - column, len(tile) - filled)
+            stop = column + length
+            scale = self._scale(row)
+            if isinstance(scale, np.ndarray):
+                scale = scale[column:stop]
+            np.multiply(self._matrix[row, column:stop], scale, out=tile[filled : filled + length])
             filled += length
-            row += 1
-            column = row if self._tensor.symmetric else 0
-        limit = self._tensor.limit
-        if limit < _ROUND_LIMIT:
-            real += _ROUND
-            integers = out.view(np.int64)
-            integers -= _ROUND_BITS
-            # NaNs, infinities and |x| ≥ 2^51 have bit patterns far outside this range, on one side or the other.
-            return -limit <= int(integers.min()) and int(integers.max()) <= limit
-        np.rint(real, out=real)
-        in_range = -limit <= float(real.min()) and float(real.max()) <= limit  # a NaN makes both NaN
-        if in_range:
-            out.view(np.int64)[:] = real.astype(np.int64)
+            column = stop
+            if stop == columns:
+                row += 1
+                column = row if self._tensor.symmetric else 0
+        return row, column
+
+    def _scale(self, row: int) -> NDArray[np.float64] | np.float64:
+        """What to multiply a row with: one power of two, or with column exponents one a column."""
+        exponent = self._tensor.row_exponents[row] if self._tensor.row_exponents else 0
+        scale = self._scales.get(exponent)
+        if scale is None:
+            exponents = np.int64(exponent + self._tensor.fraction_bits - self._excess)
+            scale = np.ldexp(1.0, exponents if self._columns is None else self._columns + exponents)
+            if len(self._scales) < _KEPT_SCALES:
+                self._scales[exponent] = scale
+        return scale
+
+    def _round(self, tile: NDArray[np.float64]) -> bool:
+        """Turn reals into integers in place; false if one is beyond the limit, infinite or no number."""
+        if self._adds:
+            np.add(tile, _ROUND, out=tile)
+            zero = _ROUND
+        else:
+            np.rint(tile, out=tile)
+            zero = 0
+        low, high = float(np.minimum.reduce(tile)), float(np.maximum.reduce(tile))  # a NaN makes both NaN
+        in_range = zero - self._limit <= low and high <= zero + self._limit
+        if in_range and not self._adds:
+            tile.view(np.int64)[:] = tile.astype(np.int64)
         return in_range
 
     def _refuse(self, start: int, length: int) -> None:
@@ -105,13 +139,12 @@ class Encoder:
         raise ValueRefused(tensor.name, f"V32: a value among {length} from {start} on overflows on its way to the ring")
 
 
-def _scales(tensor: Tensor, *, forward: bool) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
-    """Powers of two to multiply rows and columns with; exact, so that decoding undoes encoding bit for bit."""
-    sign = 1 if forward else -1
+def _inverse_scales(tensor: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """Powers of two that undo encoding bit for bit, for rows and for columns."""
     rows = np.array(tensor.row_exponents or (0,) * tensor.rows, np.int64)
     columns = tensor.row_exponents if tensor.symmetric else tensor.column_exponents
-    row_scale = np.ldexp(1.0, sign * (rows + tensor.fraction_bits))
-    return row_scale, np.ldexp(1.0, sign * np.array(columns, np.int64)) if columns else None
+    row_scale = np.ldexp(1.0, -(rows + tensor.fraction_bits))
+    return row_scale, np.ldexp(1.0, -np.array(columns, np.int64)) if columns else None
 
 
 def _locate(tensor: Tensor, start: int) -> tuple[int, int]:
@@ -150,7 +183,7 @@ def decode(tensor: Tensor, ring: NDArray[np.uint64]) -> NDArray[np.float64]:
         raise LocalProtocolError(f"tensor {tensor.name!r} has {tensor.num_values} values, found shape {ring.shape}")
     matrix = np.empty((tensor.rows, tensor.columns))
     shift = np.int64(64 - tensor.bits)
-    row_scale, column_scale = _scales(tensor, forward=False)
+    row_scale, column_scale = _inverse_scales(tensor)
     at = 0
     for row in range(tensor.rows):
         first = row if tensor.symmetric else 0
@@ -203,6 +236,3 @@ def _lane(buffer: bytearray, offset: int, form: str, stride: int, length: int) -
 def chunk_bytes(spec: Sum, chunk: Chunk) -> int:
     """Length of a chunk's packed values."""
     return chunk.length * spec.tensors[chunk.tensor].bits // 8
-
-
-MAX_CHUNK_BYTES = CHUNK_VALUES * 8
