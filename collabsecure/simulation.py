@@ -76,15 +76,33 @@ class CollaborativeEdit:
 
 def edit_globally(
     model: EditableModel,
-    client: Client,
+    clients: Mapping[int, Client],
     templates: ContextTemplates,
     second_moments: Moments,
     *,
+    survivors: Mapping[int, tuple[int, ...]] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Deltas:
-    """MEMIT with all requests in one place, layer by layer: GLOBAL-EDIT. The model is left as it was."""
-    everyone = {1: client}
-    return edit_together(model, everyone, templates, second_moments, PlainSummation(), progress=progress).deltas
+    """MEMIT with all requests in one place, layer by layer: GLOBAL-EDIT. The model is left as it was.
+
+    `survivors` says whose requests are in each layer, if not everybody's.
+    """
+    layers = sorted(second_moments)
+    deltas: Deltas = {}
+    for layer in layers:
+        pool = pooled([clients[number] for number in (clients if survivors is None else survivors[layer])])
+        with model.apply(deltas):
+            everything = _statistics(model, pool, templates, layer, layers, progress)
+        deltas[layer] = _merge(second_moments[layer], everything)
+    return deltas
+
+
+def pooled(clients: Sequence[Client]) -> Client:
+    """All requests and values in one place, which is what nobody wants outside a simulation."""
+    return Client(
+        requests=[request for client in clients for request in client.requests],
+        values=np.concatenate([client.values for client in clients]),
+    )
 
 
 def edit_together(
