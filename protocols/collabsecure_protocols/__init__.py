@@ -28,7 +28,7 @@ from .events import (
 from .graph import GraphParameters, choose
 from .keys import Identity
 from .messages import AbortReason
-from .policy import Ledger, Policy
+from .policy import Ledger, Policy, survivor_floor
 from .server import Server
 from .session import Session
 from .states import ClientState, ServerState
@@ -66,4 +66,5 @@ __all__ = [
     "ValueRefused",
     "best_fraction_bits",
     "choose",
+    "survivor_floor",
 ]

@@ -60,6 +60,7 @@ class Client:
         ledger: Ledger | None = None,
         contribution: bytes | None = None,
     ) -> None:
+        policy.check(session)
         ledger = ledger or Ledger()
         if session.transcript in ledger.begun:
             raise PolicyRefusal("V36: this session was begun before; go on from its saved state or use a new id")
@@ -71,7 +72,7 @@ class Client:
             sum_secrets=tuple(secrets[1:]),
             ledger=ledger,
         )
-        self._set_up(session, identity, policy, data)
+        self._set_up(session, identity, data)
 
     @classmethod
     def restore(
@@ -83,13 +84,13 @@ class Client:
             StateRefused: the bytes are damaged or of another session or identity.
 
         """
+        policy.check(session)
         client = cls.__new__(cls)
-        client._set_up(session, identity, policy, ClientData.decode(blob, session, identity.public))
+        client._set_up(session, identity, ClientData.decode(blob, session, identity.public))
         client.learn(ledger or Ledger())
         return client
 
-    def _set_up(self, session: Session, identity: Identity, policy: Policy, data: ClientData) -> None:
-        policy.check(session)
+    def _set_up(self, session: Session, identity: Identity, data: ClientData) -> None:
         client_id = session.id_of(identity.public)
         self._me = steps.Party(
             session=session,

@@ -1,5 +1,6 @@
 """What a client insists on, whatever the session or the server asks; and its memory of what it has contributed."""
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -48,7 +49,7 @@ class Policy:
                 raise PolicyRefusal(f"V31: parameter {name!r} is {offered.get(name)!r}, this client pinned {value!r}")
         if n < self.min_clients:
             raise PolicyRefusal(f"V31: {n} clients on the roster, this client's floor is {self.min_clients}")
-        floor = max(self.min_survivors, corruption_bound(n) + 2)
+        floor = max(self.min_survivors, survivor_floor(n, session.degree, dropout_fraction=self.dropout_fraction))
         if session.min_survivors < floor:
             raise PolicyRefusal(f"V31: sums of {session.min_survivors} survivors, this client's floor is {floor}")
         if session.is_complete:
@@ -84,6 +85,19 @@ def corruption_bound(num_clients: int) -> int:
     """
     bound = Fraction(num_clients, 3)
     return bound.__ceil__() - 1
+
+
+def survivor_floor(num_clients: int, degree: int, *, dropout_fraction: float = 0.2) -> int:
+    """The fewest survivors of a sum: two honest ones beside all colluders, and what a k-regular graph is made for.
+
+    Bell et al.'s bounds hold for so many dropouts at most: beyond them, the graph of the survivors may fall apart, and
+    the server would learn the sum of each part.
+
+    >>> survivor_floor(5, 4), survivor_floor(1000, 98)
+    (3, 800)
+    """
+    floor = corruption_bound(num_clients) + 2
+    return floor if degree == num_clients - 1 else max(floor, num_clients - math.floor(dropout_fraction * num_clients))
 
 
 @dataclass(frozen=True, slots=True)

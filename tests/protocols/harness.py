@@ -24,10 +24,11 @@ from collabsecure_protocols import (
     Tensor,
     best_fraction_bits,
     choose,
+    survivor_floor,
 )
 from collabsecure_protocols.client_state import NO_LINK
 from collabsecure_protocols.events import ClientEvent, ServerEvent
-from collabsecure_protocols.policy import corruption_bound
+from collabsecure_protocols.states import SERVER_ACCEPTS
 
 LENIENT = Policy(accept_honest_but_curious=True)
 Values = Mapping[str, NDArray[np.float64]]
@@ -65,7 +66,7 @@ def make_session(n: int = 5, sums: int = 2, *, tensors: Sequence[Tensor] | None 
         "roster": tuple(identity(number).public for number in range(1, n + 1)),
         "server_key": identity("server").public,
         "threshold": max(graph.threshold, 2),
-        "min_survivors": max(graph.threshold if graph.degree == n - 1 else 3, corruption_bound(n) + 2),
+        "min_survivors": max(graph.threshold, survivor_floor(n, graph.degree)),
         "degree": graph.degree,
         "sums": tuple(
             Sum(name=f"layer {number}", tensors=tuple(tensors or (tensor(n=n), tensor("y", (4,), n=n, bits=40))))
@@ -195,6 +196,8 @@ class Network:
             self.from_clients(batches)
         else:
             self.events += [(number, event) for number, batch in batches.items() for event in batch]
+            if self.server.state in SERVER_ACCEPTS:  # nobody answers, so the deadline passes
+                self.to_clients(self.server.close_phase())
 
     def expected(self, index: int, survivors: Sequence[int]) -> dict[str, list[int]]:
         """The oracle: Python integers over the survivors."""
