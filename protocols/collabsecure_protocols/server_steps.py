@@ -22,6 +22,7 @@ from .messages import (
     SignedAdvert,
     Unmask,
 )
+from .policy import corruption_bound
 from .recovery import SumView
 from .server_state import RunningSum, ServerData
 from .session import Session
@@ -270,11 +271,23 @@ def shortage(view: View) -> Shortage | None:
             dealers = view.recovery().dealers()
             return _too_few(view, view.running.confirmations, dealers, session.threshold, [view.running.index])
         case _:
-            for dealer in view.recovery().dealers():
-                found = len(view.running.revealed.get(dealer, {}))
-                if found < session.threshold:
-                    return Shortage(reason=AbortReason.TOO_FEW, found=found, needed=session.threshold)
-            return None
+            shown = {dealer: view.running.revealed.get(dealer, {}).keys() for dealer in view.recovery().dealers()}
+            short = {dealer: holders for dealer, holders in shown.items() if len(holders) < session.threshold}
+            if not short:
+                return None
+            return Shortage(
+                reason=AbortReason.TOO_FEW,
+                found=min(len(holders) for holders in short.values()),
+                needed=session.threshold,
+                culprits=tuple(dealer for dealer, holders in short.items() if _dealt_badly(view, dealer, holders)),
+            )
+
+
+def _dealt_badly(view: View, dealer: int, shown: Set[int]) -> bool:
+    """Whether more holders say that they were dealt no usable share than may be lying: an honest one is among them."""
+    absent = (view.running.unmasked_by & set(view.holders(view.running.index, dealer))) - shown
+    session = view.session
+    return len(absent) > (corruption_bound(session.num_clients) if session.is_complete else session.threshold - 1)
 
 
 def _too_few(

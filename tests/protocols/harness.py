@@ -160,10 +160,14 @@ class Network:
                 self.transcript.append(("up", number, bytes(payload)))
                 tampered = self.tamper("up", number, bytes(payload))
                 if tampered is not None:
-                    replies += self.server.receive(number, tampered)
+                    replies += self.submit(number, tampered)
         if self.server.state is state and batches:
             replies += self.server.close_phase()
         self.to_clients(replies)
+
+    def submit(self, number: int, payload: bytes) -> Sequence[ServerEvent]:
+        """Hand a client's message to the server."""
+        return self.server.receive(number, payload)
 
     def _payloads(self, number: int, batch: Sequence[ClientEvent]) -> list[bytes]:
         client, payloads = self.clients[number], []
