@@ -7,7 +7,6 @@
 After a crash, `Client.restore(…)` continues with identical bytes; `pending` is what may not have been sent.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
@@ -166,7 +165,7 @@ class Client:
 
         """
         envelope = open_envelope(self.session, payload, SERVER)
-        fingerprint = hashlib.sha256(payload).digest()
+        fingerprint = envelope.fingerprint
         if fingerprint == self._data.last_received:
             return ()
         targets = CLIENT_TRANSITIONS.get((self.state, envelope.type))

@@ -36,7 +36,7 @@ class ClientData:
     chunk_digests: tuple[bytes, ...] = ()  # of its chunks that have left masked_input
     survivors: tuple[int, ...] = ()  # U3 of it, once the server has named them
     outbox: tuple[bytes, ...] = field(default=(), repr=False)  # the answer to the last message
-    last_received: bytes = b""  # SHA-256 of the last message
+    last_received: bytes = b""  # fingerprint of the last accepted message
 
     @property
     def sum_index(self) -> int:

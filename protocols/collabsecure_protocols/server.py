@@ -5,8 +5,6 @@
 3. After `SetupFinished`: `start_sum(…)`; after `SumFinished`: `decode(tensor)`; then the next `start_sum(…)`.
 """
 
-import hashlib
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -108,7 +106,7 @@ class Server:
             raise LocalProtocolError(f"client {client_id} is not on the roster of {self.session.num_clients}")
         envelope = open_envelope(self.session, payload, ClientId(client_id))
         expected = SERVER_ACCEPTS.get(self.state)
-        fingerprint = hashlib.sha256(payload).digest()
+        fingerprint = envelope.fingerprint
         if fingerprint == self._data.last_received.get(client_id):
             return ()
         if envelope.type is not expected:

@@ -46,7 +46,7 @@ class ServerData:
     share_bodies: dict[int, bytes] = field(default_factory=dict, repr=False)  # U2: dealer → ShareKeys body
     running: RunningSum | None = None
     outbox: dict[int, bytes] = field(default_factory=dict, repr=False)  # client → the last message to it
-    last_received: dict[int, bytes] = field(default_factory=dict)  # client → SHA-256 of its last accepted message
+    last_received: dict[int, bytes] = field(default_factory=dict)  # client → fingerprint of its last accepted message
 
     def encode(self, session: Session, public: bytes) -> bytes:
         """Bytes for a file, running sum included; an SHA-256 at the end finds damage."""
