@@ -33,7 +33,8 @@ def compute_keys(
     the layers below. `progress` is told how many more requests are done.
 
     Raises:
-        BadRequest: a request has no token for its subject, or is too long for the model.
+        BadRequest: a request has no token for its subject.
+        PromptTooLong: a request in one of the contexts does not fit in the model's.
         ModelMismatch: the model has no such layer.
     """
     contexts = templates.weighted

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from collabsecure.edits import EditRequest
-from collabsecure.errors import BadRequest, FieldFault
+from collabsecure.errors import BadRequest, FieldFault, PromptTooLong
 from collabsecure.layers import EditableModel
 
 
@@ -73,14 +73,13 @@ def check_length(model: EditableModel, request: EditRequest, prompt: TokenizedPr
     """Refuse a prompt that does not fit in the model's context, or in the window of its attention.
 
     Raises:
-        BadRequest: it does not.
+        PromptTooLong: it does not.
     """
     config = model.model.config
     limits = (getattr(config, name, None) for name in ("max_position_embeddings", "sliding_window"))
-    longest = min((limit for limit in limits if limit), default=len(prompt.tokens))
-    if len(prompt.tokens) > longest:
-        reason = f"has {len(prompt.tokens)} tokens in one of the contexts; the model reads at most {longest}"
-        raise BadRequest([FieldFault(field=f"prompt of case {request.case_id}", reason=reason)])
+    context = min((limit for limit in limits if limit), default=len(prompt.tokens))
+    if len(prompt.tokens) > context:
+        raise PromptTooLong(request.text, num_tokens=len(prompt.tokens), context=context)
 
 
 def pad_right(rows: Sequence[Sequence[int]], device: torch.device) -> Int64[Tensor, "rows tokens"]:

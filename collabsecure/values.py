@@ -53,7 +53,8 @@ def optimise_values(
     out, and chosen from free memory when not given; `progress` is told how many more requests are done.
 
     Raises:
-        BadRequest: a request has no token for its subject or target, or is too long for the model.
+        BadRequest: a request has no token for its subject or target.
+        PromptTooLong: a request in one of the contexts does not fit in the model's.
         ModelMismatch: the hyper-parameters' layers are not the model's.
         OutOfMemory: there is not enough memory for a single request.
         BadFile: the cache cannot be written.

@@ -11,7 +11,7 @@ from reference_memit import optimise_value
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from collabsecure.edits import EditRequest
-from collabsecure.errors import BadFile, BadRequest, ModelMismatch, OutOfMemory, UnknownArchitecture
+from collabsecure.errors import BadFile, ModelMismatch, OutOfMemory, PromptTooLong, UnknownArchitecture
 from collabsecure.hyperparameters import Hyperparameters
 from collabsecure.layers import EditableModel
 from collabsecure.templates import CLEAN, ContextTemplates
@@ -311,5 +311,5 @@ def test_hyperparameters_of_another_model_are_refused(gpt2, changes, text):
 
 def test_a_prompt_longer_than_the_model_reads_is_refused(gpt2):
     long = replace(REQUESTS[0], prompt="so " * 130 + "{} is")
-    with pytest.raises(BadRequest, match=r"prompt of case 0 has \d+ tokens .* at most 128"):
+    with pytest.raises(PromptTooLong, match=r"'so so .*' comes to \d+ tokens; expected at most the model's 128"):
         optimise_values(gpt2, [long], TEMPLATES, SETTINGS)
