@@ -3,6 +3,7 @@
 import click
 
 import collabsecure
+from collabsecure_cli.demo import demo
 from collabsecure_cli.group import CommandGroup
 from collabsecure_cli.second_moment import second_moment
 
@@ -21,4 +22,5 @@ def main() -> None:
     """  # noqa: D301 - \b is click's mark for lines that stay as they are
 
 
+main.add_command(demo)
 main.add_command(second_moment)

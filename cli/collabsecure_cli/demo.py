@@ -1,0 +1,361 @@
+"""`collabsecure demo`: several clients edit one model together, beside MEMIT with all edits in one place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import numpy as np
+from tqdm import tqdm
+
+from collabsecure.edits import EditRequest, load_requests, split_among_clients
+from collabsecure.errors import BadFile, TooFewRequests
+from collabsecure.files import complete_or_absent, unwritable
+from collabsecure.statistics import SecondMoment, find_second_moments
+from collabsecure_cli.group import Interrupted
+from collabsecure_cli.options import Layers, ModelChoice
+from collabsecure_protocols import Identity, Policy
+
+if TYPE_CHECKING:
+    from collabsecure.evaluate import CounterfactScores
+    from collabsecure.hyperparameters import Hyperparameters
+    from collabsecure.layers import EditableModel
+    from collabsecure.secure_summation import SecureSummation
+    from collabsecure.simulation import Client, CollaborativeEdit, Deltas
+    from collabsecure.templates import ContextTemplates
+
+MARK = "collabsecure-demo"  # a file that says that a folder is a demo's own
+_UNFINISHED, _FINISHED = "unfinished\n", "finished\n"
+_HONEST = (
+    "collabsecure hides who edited; it does not hide what was edited from someone who can guess it and test the guess\n"
+    "against the sums or the published model."
+)
+_existing = click.Path(exists=True, path_type=Path)
+
+
+@click.command("demo")
+@click.option("--model", help="Hugging Face directory or name such as gpt2-xl.  [default: the small world's GPT-2]")
+@click.option("--records", type=_existing, help="Edits, in any form that collabsecure reads.  [default: made-up facts]")
+@click.option("--clients", type=click.IntRange(min=3), default=5, show_default=True, help="Clients that edit together.")
+@click.option("--edits-per-client", type=click.IntRange(min=1), default=30, show_default=True, help="Requests of each.")
+@click.option("--layers", type=Layers(), help="Layers to edit: 13-17 or 3,4,5.  [default: the hyper-parameters']")
+@click.option("--hparams", type=_existing, help="MEMIT's hyper-parameters as JSON; needed with --model.")
+@click.option("--second-moment", type=_existing, help="Folder of `collabsecure second-moment`; needed with --model.")
+@click.option(
+    "--flow",
+    type=click.Choice(["layer-synchronous", "one-shot"]),
+    default="layer-synchronous",
+    show_default=True,
+    help="Which of the two makes the saved model; both are measured.",
+)
+@click.option(
+    "--drop",
+    multiple=True,
+    metavar="CLIENT@PHASE[:SUM]",
+    help="Let a client fall silent: 2@masked-input, 4@unmask:1. Phases: advertise-keys, share-keys, masked-input, "
+    "consistency-check, unmask.",
+)
+@click.option("--device", help="cpu, cuda, mps…  [default: a GPU if there is one]")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the contexts sampled from the model.")
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), default="out/demo", show_default=True, help="Results."
+)
+@click.option("--force", is_flag=True, help="Use a folder that holds something else.")
+def demo(
+    *,
+    model: str | None,
+    records: Path | None,
+    clients: int,
+    edits_per_client: int,
+    layers: tuple[int, ...] | None,
+    hparams: Path | None,
+    second_moment: Path | None,
+    flow: str,
+    drop: tuple[str, ...],
+    device: str | None,
+    seed: int,
+    out: Path,
+    force: bool,
+) -> None:
+    """Let several clients edit one model together, through the secure sum.
+
+    Compares GLOBAL-EDIT, which is MEMIT with all edits in one place, with the collaborative result, and saves the
+    merged model as a Hugging Face directory and as delta.safetensors. Interrupted, the same command goes on.
+
+    \b
+    Examples:
+      collabsecure demo
+      collabsecure demo --clients 8 --edits-per-client 20 --drop 2@masked-input
+      collabsecure demo --model gpt2-xl --records multi_counterfact.json --hparams gpt2-xl.json --second-moment stats/
+    """  # noqa: D301 - \b is click's mark for lines that stay as they are
+    sources = _Sources.of(model, records, hparams, second_moment)
+    with _own_folder(out, force=force):
+        choices = _Choices.load(sources, device=device, layers=layers, seed=seed)
+        _run(choices, num_clients=clients, edits_per_client=edits_per_client, flow=flow, drops=drop, out=out)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sources:
+    """Where everything comes from; what was not given comes from the small world."""
+
+    model: str | None  # None: the small world's
+    records: Path
+    hparams: Path
+    second_moment: Path
+
+    @classmethod
+    def of(cls, model: str | None, records: Path | None, hparams: Path | None, second_moment: Path | None) -> _Sources:
+        if model is None:
+            from collabsecure.world import load_world
+
+            world = load_world()
+            records, hparams = records or world.records, hparams or world.hyperparameters
+            second_moment = second_moment or world.second_moments
+        if records is None or hparams is None or second_moment is None:
+            raise click.UsageError("With --model, also give --records, --hparams and --second-moment.")
+        return cls(model=model, records=records, hparams=hparams, second_moment=second_moment)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Choices:
+    """Everything loaded that the edit needs."""
+
+    model: EditableModel
+    name: str
+    requests: Sequence[EditRequest]
+    hyperparameters: Hyperparameters
+    templates: ContextTemplates
+    moments: Mapping[int, np.ndarray]  # layer → C
+
+    @classmethod
+    def load(cls, sources: _Sources, *, device: str | None, layers: tuple[int, ...] | None, seed: int) -> _Choices:
+        import torch
+
+        from collabsecure.hyperparameters import Hyperparameters
+        from collabsecure.layers import EditableModel
+        from collabsecure.templates import ContextTemplates, sample_templates
+
+        requests = load_requests(sources.records)
+        hyperparameters = Hyperparameters.from_json(sources.hparams)
+        if layers is not None:
+            hyperparameters = replace(hyperparameters, layers=layers)
+        if sources.model is None:
+            from collabsecure.world import load_world
+
+            # So small a model can afford float64, in which layer-synchronous and global editing agree to rounding.
+            world = load_world()
+            model = EditableModel.load(str(world.model), device=device or "cpu", dtype=torch.float64)
+            templates = ContextTemplates.from_json(world.templates.read_text(encoding="utf-8"))
+        else:
+            model = ModelChoice(name=sources.model, revision=None, device=device).load()
+            templates = sample_templates(model, seed)
+        modules = [model.architecture.projection_of(layer) for layer in hyperparameters.layers]
+        files = find_second_moments(sources.second_moment, modules)
+        moments = {
+            layer: SecondMoment.load_npz(path).weighted(hyperparameters.second_moment_weight)
+            for layer, path in zip(hyperparameters.layers, files, strict=True)
+        }
+        return cls(
+            model=model,
+            name=sources.model or "the small world's GPT-2",
+            requests=requests,
+            hyperparameters=hyperparameters,
+            templates=templates,
+            moments=moments,
+        )
+
+
+def _run(
+    choices: _Choices, *, num_clients: int, edits_per_client: int, flow: str, drops: Sequence[str], out: Path
+) -> None:
+    """Everything from values to the saved model."""
+    from collabsecure.deltas import Delta, Provenance, save_delta
+    from collabsecure.evaluate import complete, evaluate_counterfact
+    from collabsecure.secure_summation import Drop
+    from collabsecure.simulation import edit_globally, edit_together
+    from collabsecure.values import optimise_values
+
+    model, layers = choices.model, choices.hyperparameters.layers
+    needed = num_clients * edits_per_client
+    if len(choices.requests) < needed:
+        raise TooFewRequests(num_requests=len(choices.requests), num_clients=num_clients)
+    requests = choices.requests[:needed]
+    parts = split_among_clients(requests, num_clients)
+    click.echo(f"{num_clients} clients with {edits_per_client} edits each on {choices.name}, layers {layers}", err=True)
+    wanted = [Drop.parse(text) for text in drops]
+
+    with _bar("optimise values", needed) as advance:
+        values = optimise_values(
+            model, requests, choices.templates, choices.hyperparameters, cache=out / "values", progress=advance
+        )
+    clients = _clients(parts, values)
+
+    def scored(title: str, deltas: Deltas) -> CounterfactScores:
+        with _bar(f"evaluate {title}", None) as advance, model.apply(deltas):
+            return evaluate_counterfact(model, requests, progress=_absolute(advance))
+
+    shown = [request.text for request in requests[:3]]
+    before, said_before = scored("before", {}), complete(model, shown, max_new_tokens=6)
+    steps = num_clients * len(layers)
+    edits: dict[str, CollaborativeEdit] = {}
+    for name in ("layer-synchronous", "one-shot"):
+        summation = _secure_sum(choices, clients, one_shot=name == "one-shot", drops=wanted, out=out)
+        with _bar(f"edit together, {name}", steps) as advance:
+            edits[name] = edit_together(
+                model,
+                clients,
+                choices.templates,
+                choices.moments,
+                summation,
+                flow=name,
+                progress=advance,  # type: ignore[arg-type]
+            )
+    survivors = edits["layer-synchronous"].survivors
+    with _bar("edit globally", len(layers)) as advance:
+        reference = edit_globally(
+            model, clients, choices.templates, choices.moments, survivors=survivors, progress=advance
+        )
+    rows: list[tuple[str, CounterfactScores, Deltas | None]] = [
+        ("before", before, None),
+        ("GLOBAL-EDIT", scored("GLOBAL-EDIT", reference), None),
+        *((name, scored(name, edit.deltas), edit.deltas) for name, edit in edits.items()),
+    ]
+    chosen = edits[flow]
+    provenance = Provenance(
+        model=choices.name, revision=None, weights_digest=model.weights_digest(layers), mode=f"masked, {flow}"
+    )
+    save_delta(out / "delta.safetensors", Delta(layers=chosen.deltas, provenance=provenance), force=True)
+    with model.apply(chosen.deltas):
+        said_after = complete(model, shown, max_new_tokens=6)
+        model.save(out / "model")
+
+    click.echo(_table(rows, reference, layers))
+    if any(len(members) < num_clients for members in survivors.values()):
+        who = "; ".join(f"layer {layer}: clients {', '.join(map(str, survivors[layer]))}" for layer in layers)
+        click.echo(f"\nSome clients dropped out. In the sums, and in GLOBAL-EDIT here: {who}.")
+    click.echo(f"\nThree of the edits ({flow}):")
+    for request, old, new in zip(requests[:3], said_before, said_after, strict=True):
+        click.echo(f"  {request.text} …\n    before:{old!r}\n    after: {new!r}   (asked for: {request.target_new!r})")
+    click.echo(
+        f"\nSaved {out / 'model'} (Hugging Face directory) and {out / 'delta.safetensors'}.\n\n{_HONEST}\n\n"
+        f"Next: load it with transformers' from_pretrained({str(out / 'model')!r}), or try --drop 2@masked-input."
+    )
+
+
+def _clients(parts: Sequence[Sequence[EditRequest]], values: np.ndarray) -> dict[int, Client]:
+    from collabsecure.simulation import Client
+
+    starts = np.cumsum([0, *map(len, parts)])
+    return {
+        number: Client(requests=part, values=values[start : start + len(part)])
+        for number, (start, part) in enumerate(zip(starts, parts, strict=False), 1)
+    }
+
+
+def _secure_sum(
+    choices: _Choices, clients: Mapping[int, Client], *, one_shot: bool, drops: Sequence[object], out: Path
+) -> SecureSummation:
+    """New identities and a new session; its descriptor is written down as operators would exchange it."""
+    from collabsecure.keys import residual_range
+    from collabsecure.secure_summation import SecureSummation
+    from collabsecure.sessions import Ranges, editing_session
+
+    model, settings = choices.model, choices.hyperparameters
+    identities = [Identity.generate(os.urandom) for _ in clients]
+    server = Identity.generate(os.urandom)
+    public_texts = [context.replace("{}", "The") for context, _ in choices.templates.weighted]
+    session = editing_session(
+        session_id=os.urandom(32),
+        task="demo",
+        roster=[identity.public for identity in identities],
+        server_key=server.public,
+        second_moments=choices.moments,
+        weight=settings.second_moment_weight,
+        d_out=model.d_model,
+        ranges=Ranges(
+            max_edits=max(len(client.requests) for client in clients.values()),
+            residual=residual_range(model, public_texts, settings.layers[-1], settings.clamp_norm_factor),
+        ),
+        one_shot=one_shot,
+        parameters={
+            "model": choices.name,
+            "weights": model.weights_digest(settings.layers),
+            "templates": choices.templates.to_json(),
+            "flow": "one-shot" if one_shot else "layer-synchronous",
+        },
+    )
+    name = f"session-{'one-shot' if one_shot else 'layer-synchronous'}.json"
+    with complete_or_absent(out / name, force=True) as path:
+        path.write_text(session.to_json())
+    policy = Policy(transcript=session.transcript, accept_honest_but_curious=not session.is_complete)
+    return SecureSummation(session, identities, server, policy=policy, drops=drops)  # type: ignore[arg-type]
+
+
+@contextmanager
+def _own_folder(out: Path, *, force: bool) -> Iterator[None]:
+    """Take a new folder, or one that an earlier demo left; say how to go on if this one is interrupted."""
+    mark = out / MARK
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if not mark.exists() and any(out.iterdir()) and not force:
+            raise BadFile(
+                out,
+                found="a folder with other things in it",
+                expected="an empty one",
+                remedy="Give another --out, or --force",
+            )
+        if mark.exists() and mark.read_text() == _UNFINISHED:
+            click.echo(f"Going on with what an interrupted run left in {out}", err=True)
+        mark.write_text(_UNFINISHED)
+    except OSError as error:
+        raise unwritable(out, error) from error
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise Interrupted(f"Interrupted. The values found so far are in {out}; the same command goes on.") from error
+    with complete_or_absent(mark, force=True) as path:
+        path.write_text(_FINISHED)
+
+
+@contextmanager
+def _bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    with tqdm(total=total, desc=f"{what:<28}", dynamic_ncols=True, leave=True) as bar:
+
+        def advance(count: int) -> None:
+            bar.update(count)
+
+        yield advance
+
+
+def _absolute(advance: Callable[[int], None]) -> Callable[[int, int], None]:
+    """From (done, of how many) to how many more."""
+    last = 0
+
+    def tell(done: int, _: int) -> None:
+        nonlocal last
+        advance(done - last)
+        last = done
+
+    return tell
+
+
+def _table(
+    rows: Sequence[tuple[str, CounterfactScores, Deltas | None]], reference: Deltas, layers: Sequence[int]
+) -> str:
+    """Scores in per cent, and how far each Δ is from GLOBAL-EDIT's."""
+    from collabsecure.simulation import relative_distance
+
+    head = f"\n{'':<20}{'ES':>7}{'PS':>7}{'NS':>7}{'Score':>7}" + "".join(f"{f'Δ{layer}':>10}" for layer in layers)
+    lines = [head + "   (relative distance to GLOBAL-EDIT)"]
+    for name, scores, deltas in rows:
+        figures = (scores.es, scores.ps, scores.ns, scores.score)
+        line = f"{name:<20}" + "".join("      –" if figure is None else f"{100 * figure:>7.1f}" for figure in figures)
+        if deltas is not None:
+            line += "".join(f"{relative_distance(deltas[layer], reference[layer]):>10.1e}" for layer in layers)
+        lines.append(line)
+    return "\n".join(lines)
