@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from .keys import Label, Secret, agree, context, derive, digest, public_of
+from .keys import Label, Secret, context, derive, digest, public_of
 from .messages import AdvertiseKeys, SealedShares, ShareKind
 from .session import Session
 from .shamir import SHARE_BYTES, is_element, split
@@ -73,7 +73,7 @@ def channel_ciphers(
     session: Session, channel: Secret, owner: int, peer: int, peer_key: bytes
 ) -> "ChannelCiphers | None":
     """The two directions' ciphers between two clients, or None where the peer's key is of low order (V10)."""
-    shared = agree(channel.reveal(), peer_key)
+    shared = channel.agree(peer_key)
     if shared is None:
         return None
     outgoing, incoming = (

@@ -19,6 +19,14 @@ Rng = Callable[[int], bytes]  # os.urandom, or in tests a seeded stream
 KEY_BYTES = 32
 SIGNATURE_BYTES = 64
 
+# The u-coordinates of curve25519 and its twist, below 2^255, of points whose order divides the cofactor.
+_PRIME = 2**255 - 19
+_ORDER_8 = (
+    0xB8495F16056286FDB1329CEB8D09DA6AC49FF1FAE35616AEB8413B7C7AEBE0,
+    0x57119FD0DD4E22D8868E1C58C45C44045BEF839C55B1D0B1248C50A3BC959C5F,
+)
+_LOW_ORDER = frozenset((0, 1, *_ORDER_8, _PRIME - 1, _PRIME, _PRIME + 1))
+
 
 class Label(bytes, enum.Enum):
     """Domain separation: what each derived value is for."""
@@ -42,17 +50,27 @@ class Label(bytes, enum.Enum):
 class Secret:
     """Thirty-two bytes that cannot be printed, compared, hashed, copied by pickle or put in an error by accident."""
 
-    __slots__ = ("_value",)
+    __slots__ = ("_private", "_value")
     __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, value: bytes) -> None:
         if len(value) != KEY_BYTES:
             raise LocalProtocolError(f"a secret has {KEY_BYTES} bytes, found {len(value)}")
         self._value = value
+        self._private: X25519PrivateKey | None = None
 
     def reveal(self) -> bytes:
         """The bytes; every call is a place for a reviewer to look at."""
         return self._value
+
+    def agree(self, public: bytes) -> bytes | None:
+        """The X25519 shared secret (RFC 7748), or None where `public` is of low order (it would be all zeros)."""
+        if self._private is None:  # loading takes as long as agreeing, and a key agrees with many
+            self._private = X25519PrivateKey.from_private_bytes(self._value)
+        try:
+            return self._private.exchange(X25519PublicKey.from_public_bytes(public))
+        except ValueError:
+            return None
 
     def __repr__(self) -> str:
         return "<secret>"
@@ -129,13 +147,10 @@ def public_of(private: bytes) -> bytes:
 
 
 def agree(private: bytes, public: bytes) -> bytes | None:
-    """The X25519 shared secret, or None where `public` is of low order (the secret would be all zeros)."""
-    try:
-        return X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
-    except ValueError:
-        return None
+    """`Secret.agree`, once."""
+    return Secret(private).agree(public)
 
 
 def is_low_order(public: bytes) -> bool:
     """Whether every private key agrees on zero with `public`, so that a mask from it would be public."""
-    return agree(hashlib.sha256(b"any clamped scalar is a multiple of the cofactor").digest(), public) is None
+    return int.from_bytes(public, "little") % 2**255 in _LOW_ORDER  # X25519 ignores the highest bit

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
 from .errors import LocalProtocolError
-from .keys import Label, Secret, agree, derive
+from .keys import Label, Secret, derive
 
 TILE_VALUES = 1 << 15  # 256 KiB: keystream, sum and zeros of a tile stay in a core's cache
 _BLOCK_VALUES = 2  # 16-byte AES blocks
@@ -64,7 +64,7 @@ class MaskContext:
             LocalProtocolError: the peer's key is of low order; checks V10 and V11 keep such keys out before.
 
         """
-        shared = agree(private.reveal(), peer_public)
+        shared = private.agree(peer_public)
         if shared is None:
             raise LocalProtocolError(f"client {peer}'s mask key is of low order")
         low, high = min(owner, peer), max(owner, peer)
