@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from collabsecure.merge import equilibration
-from collabsecure_protocols import Session, Sum, Tensor, best_fraction_bits, choose
+from collabsecure_protocols import Session, Sum, Tensor, best_fraction_bits, choose, survivor_floor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,13 +110,14 @@ def editing_session(
     else:
         sums = [Sum(name=f"layer {layer}", tensors=pair) for layer, pair in tensors.items()]
     graph = choose(num_clients, num_sums=len(sums))
+    floor = graph.threshold if graph.degree == num_clients - 1 else survivor_floor(num_clients, graph.degree)
     return Session(
         session_id=session_id,
         task=task,
         roster=tuple(roster),
         server_key=server_key,
         threshold=graph.threshold,
-        min_survivors=max(graph.threshold, 3),
+        min_survivors=max(floor, 3),
         degree=graph.degree,
         sums=tuple(sums),
         parameters=tuple(sorted((parameters or {}).items())),
