@@ -7,58 +7,23 @@ a key k (d_in) to W k (d_out) and is what an edit changes: W + Δ. Hugging Face 
 
 import hashlib
 import json
-import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 
 import numpy as np
 import torch
-from huggingface_hub.utils import logging as hub_logging
 from jaxtyping import Float, Float64
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
-from transformers.utils import logging as transformers_logging
 
-from collabsecure.errors import BadFile, ModelMismatch, NotAModel, UnknownArchitecture
-from collabsecure.files import unwritable
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Architecture:
-    """Where a family of models keeps its blocks and projections; `{}` stands for the layer.
-
-    >>> Architecture(block="transformer.h.{}", projection="transformer.h.{}.mlp.c_proj").projection_of(17)
-    'transformer.h.17.mlp.c_proj'
-    """
-
-    block: str  # MEMIT's layer_module_tmp
-    projection: str  # MEMIT's rewrite_module_tmp
-
-    def block_of(self, layer: int) -> str:
-        """The dotted path of a block, from the model's root."""
-        return self.block.format(layer)
-
-    def projection_of(self, layer: int) -> str:
-        """The dotted path of a block's MLP output projection."""
-        return self.projection.format(layer)
-
-
-_GPT2 = Architecture(block="transformer.h.{}", projection="transformer.h.{}.mlp.c_proj")
-_GPTJ = Architecture(block="transformer.h.{}", projection="transformer.h.{}.mlp.fc_out")
-_LLAMA = Architecture(block="model.layers.{}", projection="model.layers.{}.mlp.down_proj")
-
-ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
-    {"gpt2": _GPT2, "gptj": _GPTJ, "llama": _LLAMA, "mistral": _LLAMA, "qwen2": _LLAMA, "qwen3": _LLAMA}
-)
-"""The architectures that are known, by `config.model_type`."""
+from collabsecure.architectures import ARCHITECTURES, Architecture
+from collabsecure.checkpoints import read_checkpoint, write_checkpoint
+from collabsecure.errors import ModelMismatch, NotAModel, UnknownArchitecture
 
 
 class Restore:
@@ -117,21 +82,7 @@ class EditableModel:
             NotAModel: there is no such model or tokenizer, it cannot be fetched, or weights are missing.
             UnknownArchitecture: the model's family is not in `ARCHITECTURES` and no `architecture` was given.
         """
-        _check_directory(name_or_path)
-        with _quiet_transformers():
-            try:
-                model, info = AutoModelForCausalLM.from_pretrained(
-                    name_or_path, revision=revision, dtype=dtype, output_loading_info=True
-                )
-                tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision)
-            except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-                raise NotAModel(
-                    f"{name_or_path}: {_reason_in_one_line(error)} Expected a Hugging Face directory with a causal "
-                    "language model and its tokenizer, or the name of such a model on the hub"
-                ) from error
-        if info["missing_keys"]:
-            missing = ", ".join(sorted(info["missing_keys"])[:3])
-            raise NotAModel(f"{name_or_path}: {len(info['missing_keys'])} weights are missing, such as {missing}")
+        model, tokenizer = read_checkpoint(name_or_path, revision=revision, dtype=dtype)
         return cls.wrap(model.to(device or _best_device()), tokenizer, architecture)
 
     @classmethod
@@ -301,18 +252,7 @@ class EditableModel:
         Raises:
             BadFile: the directory cannot be written.
         """
-        directory = Path(directory)
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            with _quiet_transformers(), TemporaryDirectory(dir=directory, prefix=".saving-") as unfinished:
-                self.model.save_pretrained(unfinished)
-                self.tokenizer.save_pretrained(unfinished)
-                for file in Path(unfinished).iterdir():
-                    file.replace(directory / file.name)
-        except OSError as error:
-            raise unwritable(directory, error) from error
-        except SafetensorError as error:
-            raise BadFile(directory, found=str(error), expected="a place that can be written") from error
+        write_checkpoint(Path(directory), self.model, self.tokenizer)
 
     def _of_sequences(self, states: Tensor) -> Float[Tensor, "batch tokens _"]:
         if states.dim() != 3:
@@ -350,15 +290,6 @@ def _first_tensor(values: Iterable[object]) -> Tensor:
     return next(value for value in values if isinstance(value, Tensor))
 
 
-def _check_directory(name_or_path: str) -> None:
-    """Refuse at once what can only be a directory and is none, rather than ask the hub for it."""
-    path = Path(name_or_path).expanduser()
-    is_path = path.is_absolute() or name_or_path.startswith(("./", "../", "~")) or len(path.parts) > 2
-    if path.is_file() or (is_path and not path.exists()):
-        found = "a file" if path.is_file() else "nothing there"
-        raise NotAModel(f"{name_or_path}: found {found}; expected a Hugging Face directory")
-
-
 def _digest_tensor(name: str, tensor: Tensor) -> bytes:
     header = f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode()
     data = tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy()  # numpy has no bfloat16
@@ -369,26 +300,3 @@ def _best_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def _reason_in_one_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = lines[0] if lines else type(error).__name__
-    return reason if reason.endswith(".") else f"{reason}."
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """No progress bars and no advice from transformers and the hub's client; what matters is raised."""
-    verbosity, hub_verbosity = transformers_logging.get_verbosity(), hub_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    hub_logging.set_verbosity(logging.ERROR)
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        hub_logging.set_verbosity(hub_verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()

@@ -24,8 +24,9 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from collabsecure.architectures import ARCHITECTURES, Architecture
 from collabsecure.errors import BadFile, ModelMismatch, NotAModel, UnknownArchitecture
-from collabsecure.layers import ARCHITECTURES, Architecture, EditableModel
+from collabsecure.layers import EditableModel
 
 # d_in is twice d_model, then as wide: an orientation that is read from shapes would be wrong half the time.
 WIDTHS = (32, 16)
