@@ -1,0 +1,184 @@
+"""P8: in every state, what the tables do not allow is refused, and not a byte of the saved state changes (V04)."""
+
+import functools
+
+import pytest
+from adversary import Attacker
+from harness import LENIENT, Network, identity, make_session, make_values
+
+from collabsecure_protocols import (
+    AbortReason,
+    Client,
+    ClientState,
+    LocalProtocolError,
+    RemoteProtocolError,
+    Server,
+    ServerState,
+)
+from collabsecure_protocols.envelope import MessageType, max_body, seal
+from collabsecure_protocols.messages import Abort
+from collabsecure_protocols.states import CLIENT_TRANSITIONS, SERVER_ACCEPTS, SERVER_TRANSITIONS
+
+SESSION = make_session()
+C, S = ClientState, ServerState
+
+
+@functools.cache
+def client_states():
+    """Saved state of client 1 in every state of the table, and honest messages of the server, of sum 1."""
+    saved = {}
+
+    def note(a):
+        saved[a.clients[1].state] = a.clients[1].save()
+        return a
+
+    note(Attacker(session=SESSION))
+    note(Attacker(session=SESSION).advertise())
+    note(Attacker(session=SESSION).share_keys())
+    a = note(note(Attacker(session=SESSION).set_up()).collect())
+    a.to_all(lambda _: a.survivors(0, (2, 3, 4, 5)), (1,))
+    note(a)
+    note(Attacker(session=SESSION).confirm())
+    note(Attacker(session=SESSION).unmask())
+    a = note(Attacker(session=SESSION).complete(0).complete(1))
+    messages = {
+        MessageType.KEY_DIRECTORY: a.directory(1),
+        MessageType.DELIVER_SHARES: a.deliver(1),
+        MessageType.START_SUM: a.start_sum(1),
+        MessageType.SURVIVORS: a.survivors(1),
+        MessageType.CONFIRMATIONS: a.confirmations(1, a.signatures(1)),
+        MessageType.FINISH_SUM: a.finish(1),
+        MessageType.ABORT: abort(),
+    }
+    a = Attacker(session=SESSION).set_up()
+    a.to(1, messages[MessageType.ABORT])
+    note(a)
+    assert set(saved) == set(ClientState)
+    return saved, messages
+
+
+def abort():
+    message = Abort(reason=AbortReason.CANCELLED, phase=2, found=5, needed=4, sum_index=0, culprits=())
+    return from_server(MessageType.ABORT, message.encode(SESSION))
+
+
+def from_server(kind, body):
+    return seal(SESSION, identity("server"), kind, 0, body)
+
+
+def restored(state):
+    return Client.restore(client_states()[0][state], SESSION, identity(1), policy=LENIENT)
+
+
+def assert_refused(party, receive, check):
+    before = party.save()
+    with pytest.raises(RemoteProtocolError) as refusal:
+        receive()
+    assert refusal.value.check == check
+    assert party.save() == before
+
+
+ILLEGAL = [(state, kind) for state in C for kind in MessageType if (state, kind) not in CLIENT_TRANSITIONS]
+
+
+@pytest.mark.parametrize(("state", "kind"), ILLEGAL)
+def test_client_refuses_what_its_state_does_not_take(state, kind):  # secagg.md V04
+    client, message = restored(state), client_states()[1].get(kind)
+    assert_refused(client, lambda: client.receive(from_server(kind, b"")), "V04")
+    before = client.save()
+    try:
+        assert client.receive(message or from_server(kind, bytes(34))) == ()  # the message that it took last, repeated
+    except RemoteProtocolError as error:
+        assert error.check == "V04"
+    assert client.save() == before
+
+
+@pytest.mark.parametrize(("state", "kind"), CLIENT_TRANSITIONS)
+def test_client_refuses_garbage_where_its_state_takes_the_type(state, kind):  # secagg.md V02, V06, V07
+    client = restored(state)
+    for length in range(0, max_body(SESSION, kind), 1 + max_body(SESSION, kind) // 40):
+        unsigned = from_server(kind, bytes(length))[:-64] + bytes(64)
+        assert_refused(client, lambda message=unsigned: client.receive(message), "V06")
+        before = client.save()
+        with pytest.raises(RemoteProtocolError):
+            client.receive(from_server(kind, b"\xff" * length))
+        assert client.save() == before
+    assert_refused(client, lambda: client.receive(from_server(kind, b"")), "V07")
+    too_long = from_server(kind, bytes(max_body(SESSION, kind) + 1))
+    assert_refused(client, lambda: client.receive(too_long), "V02")
+
+
+@pytest.mark.parametrize("state", C)
+def test_client_calls_out_of_order_change_nothing(state):
+    client = restored(state)
+    before = client.save()
+    if state is not C.NEW:
+        with pytest.raises(LocalProtocolError, match=rf"start\(\) in state {state}; expected NEW"):
+            client.start()
+    if state is not C.CONTRIBUTING:
+        with pytest.raises(LocalProtocolError, match=rf"masked_input\(\) in state {state}; expected CONTRIBUTING"):
+            client.masked_input(make_values(SESSION, 1, 0))
+    assert client.save() == before
+
+
+class Watched(Network):
+    """A network that keeps the server's state, as it was when each phase began."""
+
+    def __init__(self, **fields):
+        self.saved = {}
+        super().__init__(**fields)
+        self.saved[self.server.state] = self.server.save()
+
+    def to_clients(self, events):
+        self.saved.setdefault(self.server.state, self.server.save())
+        super().to_clients(events)
+
+
+@functools.cache
+def server_states():
+    network = Watched(session=SESSION)
+    network.run()
+    cancelled = Watched(session=SESSION)
+    cancelled.server.cancel()
+    return network.saved | {S.ABORTED: cancelled.server.save()}
+
+
+def server_in(state):
+    return Server.restore(server_states()[state], SESSION, identity("server"))
+
+
+def test_every_server_state_is_covered():
+    assert set(server_states()) == set(ServerState)
+
+
+@pytest.mark.parametrize("state", S)
+@pytest.mark.parametrize("kind", MessageType)
+def test_server_refuses_what_its_phase_does_not_take(state, kind):  # secagg.md V04
+    server = server_in(state)
+    legal = SERVER_ACCEPTS.get(state) is kind
+    for number in (1, 5):
+        for body in (b"", b"\xff" * min(34, max_body(SESSION, kind)), bytes(min(34, max_body(SESSION, kind)))):
+            message = seal(SESSION, identity(number), kind, number, body)
+            before = server.save()
+            with pytest.raises(RemoteProtocolError) as refusal:
+                server.receive(number, message)
+            assert server.save() == before
+            assert (refusal.value.check == "V04") != legal
+            assert refusal.value.culprits == (number,)
+
+
+@pytest.mark.parametrize("state", S)
+def test_server_calls_out_of_order_change_nothing(state):
+    server = server_in(state)
+    before = server.save()
+    calls = {
+        "start_sum": (server.start_sum, (S.READY,)),
+        "close_phase": (server.close_phase, tuple(SERVER_ACCEPTS)),
+        "cancel": (server.cancel, tuple(SERVER_TRANSITIONS)),
+        "total": (lambda: server.total("x"), (S.FINISHED,)),  # READY was saved before any sum
+    }
+    for call, allowed in calls.values():
+        if state not in allowed:
+            with pytest.raises(LocalProtocolError):
+                call()
+            assert server.save() == before
