@@ -272,7 +272,7 @@ def _optimise(
         length = delta.norm(dim=1)
         delta = torch.where((length > longest)[:, None], delta * (longest / length)[:, None], delta)
     finished[left] = batch.origin + delta.detach()
-    return finished.double().cpu().numpy()
+    return finished.cpu().double().numpy()  # in this order: not every device has float64
 
 
 def _bytes_per_request(model: EditableModel, job: _Job, hyperparameters: Hyperparameters) -> int:

@@ -15,7 +15,7 @@ from collabsecure.hyperparameters import Hyperparameters
 
 
 def block(model: PreTrainedModel, layer: int) -> torch.nn.Module:
-    return model.transformer.h[layer] if isinstance(model, GPT2LMHeadModel) else model.model.layers[layer]
+    return model.transformer.h[layer] if hasattr(model, "transformer") else model.model.layers[layer]
 
 
 def projection(model: PreTrainedModel, layer: int) -> torch.nn.Module:
@@ -57,6 +57,8 @@ def optimise_value(
 
     def add_delta(_module, _inputs, output):
         nonlocal origin
+        if isinstance(output, tuple):  # GPT-J
+            return (add_delta(None, None, output[0]), *output[1:])
         output = output.clone()
         if origin is None:
             origin = output[0, subjects[0]].detach().clone()

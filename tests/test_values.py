@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 from reference_memit import optimise_value
+from test_layers import tiny
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from collabsecure.architectures import ARCHITECTURES
 from collabsecure.edits import EditRequest
 from collabsecure.errors import BadFile, ModelMismatch, OutOfMemory, PromptTooLong, UnknownArchitecture
 from collabsecure.hyperparameters import Hyperparameters
@@ -106,6 +108,14 @@ def test_values_on_gpt2_equal_the_plain_ones(gpt2, dtype, tolerance, clamp):
     settings = replace(SETTINGS, clamp_norm_factor=clamp)
     values = optimise_values(gpt2, REQUESTS, TEMPLATES, settings)
     assert distance(values, reference(gpt2, settings)[0]) < tolerance
+
+
+@pytest.mark.parametrize("family", sorted(ARCHITECTURES))
+def test_values_on_every_family_equal_the_plain_ones(family, tiny_tokenizer):
+    editable = EditableModel.wrap(tiny(family, len(tiny_tokenizer)), tiny_tokenizer)
+    settings = replace(SETTINGS, layers=(0,), v_num_grad_steps=6, clamp_norm_factor=5)
+    values = optimise_values(editable, REQUESTS[:3], TEMPLATES, settings)
+    assert distance(values, reference(editable, settings, REQUESTS[:3])[0]) < 1e-5
 
 
 @pytest.mark.parametrize("layers", [(0,), (0, 1)])
