@@ -4,7 +4,9 @@ A client's roster position is its abscissa. Python's integers are not constant-t
 """
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 
 from .errors import LocalProtocolError
 from .keys import KEY_BYTES, Label, context
@@ -41,16 +43,20 @@ def split(secret: bytes, threshold: int, holders: Sequence[int], seed: bytes) ->
 
 
 def weights_at_zero(holders: Sequence[int]) -> list[int]:
-    """Lagrange's weights of `holders` at zero; the same for every secret that they hold."""
-    weights = []
-    for holder in holders:
-        numerator = denominator = 1
-        for other in holders:
-            if other != holder:
-                numerator = numerator * other % PRIME
-                denominator = denominator * (other - holder) % PRIME
-        weights.append(numerator * pow(denominator, -1, PRIME) % PRIME)
-    return weights
+    """Lagrange's weights of `holders` at zero; the same for every secret that they hold.
+
+    Weight i is Π_j h_j / (h_i · Π_{j≠i} (h_j − h_i)). All denominators are inverted with one inversion (Montgomery).
+    """
+    numerator = math.prod(holders)
+    denominators = [
+        holder * math.prod(other - holder for other in holders if other != holder) % PRIME for holder in holders
+    ]
+    *before, whole = accumulate(denominators, lambda left, right: left * right % PRIME, initial=1)
+    inverse, weights = pow(whole, -1, PRIME), []
+    for denominator, product in zip(reversed(denominators), reversed(before), strict=True):
+        weights.append(numerator * product * inverse % PRIME)
+        inverse = inverse * denominator % PRIME
+    return weights[::-1]
 
 
 def combine(shares: Sequence[bytes], weights: Sequence[int]) -> bytes | None:
