@@ -222,7 +222,7 @@ class Client:
         return self._recorded(upload.payloads(first, threads), self.sum_index)
 
     def _recorded(self, payloads: Iterator[tuple[int, bytearray, bytes]], sum_index: int) -> Iterator[bytearray]:
-        """Remember what each chunk was before it leaves; never another under the same mask (V33)."""
+        """Remember what each chunk was before it leaves; never another under the same mask (V33, P10)."""
         for index, payload, fingerprint in payloads:
             if (self.state, self.sum_index) != (ClientState.CONTRIBUTING, sum_index):
                 raise LocalProtocolError(f"sum {sum_index} takes no more input in state {self.state}")

@@ -1,6 +1,7 @@
 """What a client does with each message: pure functions from its data and a message's body to new data and events.
 
-Each raises before it returns anything, so a refused message changes nothing. The numbers are secagg.md's checks.
+Each raises before it returns anything, so a refused message changes nothing (P8). The numbers are secagg.md's checks
+and promises.
 """
 
 import hashlib
@@ -255,7 +256,7 @@ def _view(me: Party, data: ClientData, survivors: Sequence[int]) -> bytes:
 
 
 def on_confirmations(me: Party, data: ClientData, body: memoryview) -> _Step:
-    """Show one share per dealer for the set that a quorum signed (V20, V25, V26)."""
+    """Show one share per dealer for the set that a quorum signed (V20, V25, V26; P1, P3)."""
     message = Confirmations.decode(body)
     number, survivors = data.sum_index, data.survivors
     if message.sum_index != number:

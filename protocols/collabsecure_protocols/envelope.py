@@ -85,7 +85,7 @@ def seal(session: Session, identity: Identity, kind: MessageType, sender: int, b
 
 
 def max_body(session: Session, kind: MessageType) -> int:
-    """The longest body that this session can hold, in bytes; known before anything is allocated."""
+    """The longest body that this session can hold, in bytes; known before anything is allocated (P11)."""
     n, sums, degree = session.num_clients, len(session.sums), session.degree
     bitmap = (n + 7) // 8
     neighbors = min(n - 1, sums * degree)  # of all sums together

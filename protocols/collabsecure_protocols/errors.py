@@ -38,7 +38,7 @@ class PolicyRefusal(ProtocolError):
 class RemoteProtocolError(ProtocolError):
     """A peer broke the protocol; the message was refused and the state is as it was.
 
-    `check` is the number in secagg.md of the check that failed; `culprits` are roster positions, 0 is the server.
+    `check` is the number in secagg.md of the check that failed; `culprits` (P12) are roster positions, 0 is the server.
     """
 
     def __init__(self, text: str, *, check: str, culprits: Iterable[ClientId] = ()) -> None:

@@ -30,7 +30,7 @@ Real = NDArray[np.float64] | NDArray[np.float32]
 
 
 class Encoder:
-    """Encodes stretches of one client's tensor, in the order in which its values travel, without a copy of it.
+    """Encodes stretches of one client's tensor, in the order in which its values travel, without a copy of it (P9).
 
     Raises:
         ValueRefused: wrong shape or type; or, when encoded, a NaN, an infinity or a value beyond the bound.

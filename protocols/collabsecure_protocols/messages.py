@@ -197,7 +197,7 @@ class ConsistencyCheck:
 def view_digest(
     session: Session, *, participants: Iterable[int], survivors: Iterable[int], sum_index: int, link: bytes
 ) -> bytes:
-    """What a consistency check signs: U2, U3, sum and link under the transcript."""
+    """What a consistency check signs: U2, U3, sum and link under the transcript (P4)."""
     bitmaps = (write_bitmap(members, session.num_clients) for members in (participants, survivors))
     return digest(Label.VIEW, session.transcript, sum_index, link, *bitmaps)
 

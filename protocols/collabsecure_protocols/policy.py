@@ -13,7 +13,7 @@ from .wire import Reader, Writer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """Floors and pins, checked when a `Client` is made (V31). A pin that is None is not checked.
+    """Floors and pins, checked when a `Client` is made (V31, P6). A pin that is None is not checked.
 
     On the complete graph the threshold must exceed two thirds of the roster, which makes two survivor sets for one sum
     impossible while fewer than a third collude with the server, and survivors must leave at least two honest clients.
@@ -106,9 +106,9 @@ class Ledger:
 
     `opened` are the (contribution, sum name) pairs for which it has sent unmask shares, or which it was told are
     finished with its input. The difference of two sums over cohorts that differ by one client is that client's input,
-    so what was once opened is never contributed again (V34). `begun` are the transcripts of the sessions that it has
-    advertised keys in: signatures bind a transcript and not the keys, so a second run under one transcript could use
-    those of the first (V36).
+    so what was once opened is never contributed again (V34, P7). `begun` are the transcripts of the sessions that it
+    has advertised keys in: signatures bind a transcript and not the keys, so a second run under one transcript could
+    use those of the first (V36).
     """
 
     opened: frozenset[tuple[bytes, str]] = frozenset()

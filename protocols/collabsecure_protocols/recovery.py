@@ -1,4 +1,7 @@
-"""What the server opens once a survivor set is confirmed: secrets from shares, and the masks to take off the sum."""
+"""What the server opens once a survivor set is confirmed: secrets from shares, and the masks to take off the sum.
+
+Each secret is held against what its owner committed to, so that a sum is exact or is none (secagg.md P2).
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
