@@ -48,7 +48,7 @@ class Label(bytes, enum.Enum):
 
 
 class Secret:
-    """Thirty-two bytes that cannot be printed, compared, hashed, copied by pickle or put in an error by accident."""
+    """Thirty-two bytes that cannot be printed, compared, hashed, pickled or put in an error by accident (P13)."""
 
     __slots__ = ("_private", "_value")
     __hash__ = None  # type: ignore[assignment]
