@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
 from collabsecure.errors import BadRequest, FieldFault
 from collabsecure.layers import EditableModel
+from collabsecure.prompts import pad_right
 
 _FIRST_WORDS = ("The", "Therefore", "Because", "I", "You")
 _NUM_TOKENS = 10  # of a sampled beginning, its first word counted in
@@ -92,22 +93,30 @@ def sample_templates(model: EditableModel, seed: int) -> ContextTemplates:
     """
     rows = [model.tokenizer(word, add_special_tokens=False)["input_ids"] for word in _FIRST_WORDS]
     generator = torch.Generator().manual_seed(seed)
-    beginnings = [_continue(model, row, generator) for row in rows]
-    return ContextTemplates(groups=(("{}",), tuple(f"{beginning}. {{}}" for beginning in beginnings)))
+    while any(len(row) < _NUM_TOKENS for row in rows):
+        best = _likeliest(model, rows)
+        for row, logits, tokens in zip(rows, best.values, best.indices, strict=True):
+            choice = torch.multinomial(logits.softmax(0), 1, generator=generator)
+            if len(row) < _NUM_TOKENS:
+                row += tokens[choice].tolist()
+    return ContextTemplates(groups=(("{}",), tuple(f"{_as_text(model, row)}. {{}}" for row in rows)))
 
 
-def _continue(model: EditableModel, tokens: Sequence[int], generator: torch.Generator) -> str:
-    """Sample from the `_TOP_K` likeliest tokens until there are `_NUM_TOKENS`."""
-    row: Int64[Tensor, "1 length"] = torch.tensor([list(tokens)], device=model.device)
-    while row.shape[1] < _NUM_TOKENS:
-        with torch.no_grad():
-            output = model.model(input_ids=row, attention_mask=torch.ones_like(row), use_cache=False, logits_to_keep=1)
-        logits: Float[Tensor, " vocabulary"] = output.logits[0, -1].cpu().double()
-        # Only tokens that stand for text: an end-of-text in a context would cut it off.
-        logits[[token for token in model.tokenizer.all_special_ids if token < len(logits)]] = -torch.inf
-        best = logits[: len(model.tokenizer)].topk(_TOP_K)
-        choice = torch.multinomial(best.values.softmax(0), 1, generator=generator)
-        row = torch.cat([row, best.indices[choice][None].to(row)], dim=1)
-    text = model.tokenizer.decode(row[0], skip_special_tokens=True)
-    # "�" stands for part of a character.
-    return " ".join(text.replace("{", " ").replace("}", " ").replace("\N{REPLACEMENT CHARACTER}", " ").split())
+def _likeliest(model: EditableModel, rows: Sequence[Sequence[int]]) -> torch.return_types.topk:
+    """The `_TOP_K` likeliest next tokens of each row, by their logits."""
+    tokens = pad_right(rows, model.device)
+    last = torch.tensor([len(row) - 1 for row in rows], device=model.device)
+    with torch.no_grad():
+        states = model.model.base_model(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False)[0]
+        states = states[torch.arange(len(rows), device=model.device), last]
+        logits: Float[Tensor, "rows vocabulary"] = model.model.get_output_embeddings()(states).cpu().double()
+    logits = logits[:, : len(model.tokenizer)]  # models often have room for more tokens than there are
+    # Only tokens that stand for text: an end-of-text in a context would cut it off.
+    logits[:, [token for token in model.tokenizer.all_special_ids if token < logits.shape[1]]] = -torch.inf
+    return logits.topk(_TOP_K)
+
+
+def _as_text(model: EditableModel, tokens: Sequence[int]) -> str:
+    """Decode a context; no braces, no line breaks, no parts of characters (decoded as "�")."""
+    text = model.tokenizer.decode(tokens, skip_special_tokens=True)
+    return " ".join(text.translate(dict.fromkeys(map(ord, "{}\N{REPLACEMENT CHARACTER}"), " ")).split())
