@@ -2,7 +2,6 @@
 
 import enum
 import hashlib
-import struct
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -127,8 +126,11 @@ def context(label: Label, *parts: bytes | int) -> bytes:
 
     Integers are eight bytes big-endian.
     """
-    fields = [label.value, *(struct.pack(">Q", part) if isinstance(part, int) else part for part in parts)]
-    return b"".join(struct.pack(">I", len(field)) + field for field in fields)
+    encoded = bytearray()
+    for part in (label, *parts):
+        field = part.to_bytes(8, "big") if isinstance(part, int) else part
+        encoded += len(field).to_bytes(4, "big") + field
+    return bytes(encoded)
 
 
 def digest(label: Label, *parts: bytes | int) -> bytes:

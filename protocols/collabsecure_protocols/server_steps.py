@@ -66,9 +66,7 @@ class View:
         start = 0
         for earlier in range(number):
             start += _ENTRY * len(self.graph[earlier][dealer]) + _OWN_ENTRY
-        holders = self.holders(number, dealer)
-        place = bisect_left(holders, holder)
-        start += _ENTRY * place - (_ENTRY - _OWN_ENTRY) * (dealer < holder)
+        start += _ENTRY * bisect_left(self.graph[number][dealer], holder) + _OWN_ENTRY * (dealer < holder)
         entry = memoryview(self.data.share_bodies[dealer])[start:]
         return SealedShares.read(Reader(entry[: _OWN_ENTRY if dealer == holder else _ENTRY]), own=dealer == holder)
 
