@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.values", description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="on the CPU (default: 1 and 2)")
     parser.add_argument("--together", type=int, default=32, help="requests in one batch (default: 32)")
-    parser.add_argument("--alone", type=int, default=3, help="of them also one at a time (default: 3)")
+    parser.add_argument("--alone", type=int, default=2, help="of them also one at a time (default: 2)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args(argv)
     on_gpu = arguments.device != "cpu"

@@ -18,11 +18,12 @@ _MEMIT_NAMES = MappingProxyType({"second_moment_weight": "mom2_update_weight"})
 _FIXED: Mapping[str, object] = MappingProxyType(
     {"layer_selection": "all", "fact_token": "subject_last", "mom2_adjustment": True}
 )
-# Where MEMIT finds modules and text: here the architecture registry and `collabsecure second-moment` know.
+# Which model it is, and where its modules and text are: here the model itself, the architecture registry and
+# `collabsecure second-moment` know.
 _NOT_NEEDED = frozenset(
     {
-        "rewrite_module_tmp", "layer_module_tmp", "mlp_module_tmp", "attn_module_tmp", "ln_f_module", "lm_head_module",
-        "mom2_dataset", "mom2_n_samples", "mom2_dtype",
+        "model_name", "rewrite_module_tmp", "layer_module_tmp", "mlp_module_tmp", "attn_module_tmp", "ln_f_module",
+        "lm_head_module", "mom2_dataset", "mom2_n_samples", "mom2_dtype",
     }
 )  # fmt: skip
 

@@ -49,11 +49,15 @@ def optimise_value(
     rows = [encode(tokenizer, template.replace("{}", request.subject)) for template in templates]
     rows = [row + target[:-1] for row in rows[:-1]] + rows[-1:]
     subjects = [subject_last(tokenizer, template, request.subject) for template in templates]
-    tokens = torch.tensor([row + [0] * (max(map(len, rows)) - len(row)) for row in rows])
-    attention_mask = torch.tensor([[1] * len(row) + [0] * (tokens.shape[1] - len(row)) for row in rows])
+    tokens = torch.tensor([row + [0] * (max(map(len, rows)) - len(row)) for row in rows], device=model.device)
+    attention_mask = torch.tensor([[1] * len(row) + [0] * (tokens.shape[1] - len(row)) for row in rows]).to(tokens)
+    # Where each rewriting prompt predicts its target, and what it should predict there.
+    numbers = torch.arange(len(contexts), device=model.device)[:, None]  # (prompts, 1)
+    places = torch.tensor([range(len(row) - len(target), len(row)) for row in rows[:-1]], device=model.device)
+    targets = torch.tensor(target, device=model.device).expand_as(places)  # (prompts, target tokens)
 
     origin: torch.Tensor | None = None
-    delta = torch.zeros(model.config.hidden_size, dtype=model.dtype, requires_grad=True)
+    delta = torch.zeros(model.config.hidden_size, dtype=model.dtype, device=model.device, requires_grad=True)
 
     def add_delta(_module, _inputs, output):
         nonlocal origin
@@ -75,16 +79,13 @@ def optimise_value(
         logits = model(input_ids=tokens, attention_mask=attention_mask).logits
         handle.remove()
         log_probs = logits.log_softmax(dim=2)
-        nll_each = []
-        for row in range(len(contexts)):
-            positions = range(len(rows[row]) - len(target), len(rows[row]))
-            nll_each.append(-sum(log_probs[row, p, t] for p, t in zip(positions, target, strict=True)) / len(target))
+        nll_each = -log_probs[numbers, places, targets].mean(dim=1)
         kl_now = log_probs[-1:, subjects[-1]]
         if kl_initial is None:
             kl_initial = kl_now.detach().clone()
         kl = torch.nn.functional.kl_div(kl_initial, kl_now, log_target=True, reduction="batchmean")
         loss = (
-            torch.stack(nll_each).mean()
+            nll_each.mean()
             + hyperparameters.kl_factor * kl
             + hyperparameters.v_weight_decay * torch.norm(delta) / torch.norm(origin) ** 2
         )
@@ -110,11 +111,11 @@ def states_at_subject(
         block(model, layer).register_forward_hook(lambda _m, _i, output: seen.update(output=output)),
     ]
     with torch.no_grad():
-        model(input_ids=torch.tensor([encode(tokenizer, template.replace("{}", subject))]))
+        model(input_ids=torch.tensor([encode(tokenizer, template.replace("{}", subject))], device=model.device))
     for handle in handles:
         handle.remove()
     position = subject_last(tokenizer, template, subject)
-    return seen["key"][0, position].double(), seen["output"][0, position].double()
+    return seen["key"][0, position].cpu().double(), seen["output"][0, position].cpu().double()
 
 
 def key(

@@ -126,6 +126,8 @@ MEMIT_GPT2_XL = """{
 def test_memits_hyperparameters_load_as_they_are(tmp_path: Path):
     (tmp_path / "gpt2-xl.json").write_text(MEMIT_GPT2_XL)
     loaded = Hyperparameters.from_json(tmp_path / "gpt2-xl.json")
+    (tmp_path / "later.json").write_text(MEMIT_GPT2_XL.replace("{", '{"model_name": "gpt2-xl",', 1))
+    assert Hyperparameters.from_json(tmp_path / "later.json") == loaded
     assert loaded == Hyperparameters(layers=(13, 14, 15, 16, 17), second_moment_weight=20_000, v_loss_layer=47)
 
 
