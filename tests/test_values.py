@@ -16,6 +16,7 @@ from collabsecure.edits import EditRequest
 from collabsecure.errors import BadFile, ModelMismatch, OutOfMemory, PromptTooLong, UnknownArchitecture
 from collabsecure.hyperparameters import Hyperparameters
 from collabsecure.layers import EditableModel
+from collabsecure.memory import fitting, free_bytes
 from collabsecure.templates import CLEAN, ContextTemplates
 from collabsecure.values import optimise_values
 
@@ -323,3 +324,10 @@ def test_a_prompt_longer_than_the_model_reads_is_refused(gpt2):
     long = replace(REQUESTS[0], prompt="so " * 130 + "{} is")
     with pytest.raises(PromptTooLong, match=r"'so so .*' comes to \d+ tokens; expected at most the model's 128"):
         optimise_values(gpt2, [long], TEMPLATES, SETTINGS)
+
+
+def test_as_many_go_together_as_memory_lets_and_at_least_one():
+    device = torch.device("cpu")
+    assert free_bytes(device) > 10**7
+    assert fitting(10**18, device, most=8) == 1
+    assert fitting(1, device, most=8) == 8
