@@ -14,6 +14,7 @@ from collabsecure_protocols import (
     RemoteProtocolError,
     Server,
     ServerState,
+    StateRefused,
 )
 from collabsecure_protocols.envelope import MessageType, max_body, seal
 from collabsecure_protocols.messages import Abort
@@ -182,3 +183,48 @@ def test_server_calls_out_of_order_change_nothing(state):
             with pytest.raises(LocalProtocolError):
                 call()
             assert server.save() == before
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("first", [0, 1])
+def test_other_values_under_used_masks_are_refused(restart, first):  # secagg.md V33, P10
+    """Two chunks have left; whoever comes again with other values gets neither of them out."""
+    client = restored(C.CONTRIBUTING)
+    good = make_values(SESSION, 1, 0)
+    sent = [bytes(chunk) for chunk in client.masked_input(good)]
+    client = Client.restore(client.save(), SESSION, identity(1), policy=LENIENT) if restart else client
+    before = client.save()
+    for name in ("x", "y")[first:]:
+        other = good | {name: good[name] / 2}
+        same = ("x", "y").index(name) - first  # chunks before the changed one are the same bytes
+        chunks = client.masked_input(other, first=first)
+        assert [bytes(next(chunks)) for _ in range(same)] == sent[first : first + same]
+        with pytest.raises(LocalProtocolError, match="V33"):
+            next(chunks)
+    assert [bytes(chunk) for chunk in client.masked_input(good, first=first)] == sent[first:]
+    assert client.save() == before
+
+
+@pytest.mark.parametrize("state", C)
+def test_saved_state_that_is_damaged_is_refused(state):  # secagg.md V35
+    blob = client_states()[0][state]
+    for at in range(0, len(blob), max(1, len(blob) // 50)):
+        for damaged in (blob[:at], blob[:at] + bytes([blob[at] ^ 1]) + blob[at + 1 :], blob + blob[:at]):
+            if damaged != blob:
+                with pytest.raises(StateRefused, match="V35"):
+                    Client.restore(damaged, SESSION, identity(1), policy=LENIENT)
+
+
+def test_saved_state_of_another_party_or_session_is_refused():  # secagg.md V35
+    client, server = client_states()[0][C.READY], server_states()[S.READY]
+    other = make_session(session_id=b"another session!")
+    for restore in (
+        lambda: Client.restore(client, SESSION, identity(2), policy=LENIENT),
+        lambda: Client.restore(client, other, identity(1), policy=LENIENT),
+        lambda: Client.restore(server, SESSION, identity(1), policy=LENIENT),
+        lambda: Server.restore(server, other, identity("server")),
+        lambda: Server.restore(client, SESSION, identity("server")),
+        lambda: Server.restore(server[:-1], SESSION, identity("server")),
+    ):
+        with pytest.raises(StateRefused, match="V35"):
+            restore()
