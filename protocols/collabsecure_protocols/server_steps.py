@@ -6,7 +6,7 @@ has now answered.
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .dealing import share_commitment
 from .envelope import CHUNK_HEADER_BYTES, CIPHERTEXT_BYTES, HEADER_BYTES, LINK_BYTES, Envelope, MessageType
@@ -264,7 +264,8 @@ def shortage(view: View) -> Shortage | None:
                     needed=len(done) + len(partial),
                     culprits=partial,
                 )
-            return _too_few(view, done, done, session.min_survivors, [view.running.index])
+            dealers = replace(view.recovery(), survivors=done).dealers()
+            return _too_few(view, done, dealers, session.min_survivors, [view.running.index])
         case ServerState.CONSISTENCY_CHECK:
             dealers = view.recovery().dealers()
             return _too_few(view, view.running.confirmations, dealers, session.threshold, [view.running.index])

@@ -85,7 +85,7 @@ def malformed():
     columns = dataclasses.replace(gram, column_exponents=(0, 0, 0))
     yield "symmetric with column exponents", session(sums=(slow_session.Sum("one", (columns,)),))
     flag = gram.encode()
-    yield "symmetric is 2", wire.replace(flag, flag[:30] + b"\2" + flag[31:])
+    yield "symmetric is 2", wire.replace(flag, flag[:28] + b"\2" + flag[29:])
     yield "no headroom in 48 bits: 3 · limit is 2^47 + 1", one(fraction_bits=0, bound=float((2**47 + 1) // 3))
     just = tensor_of("x", 32, 715_827_883.0)
     yield "no headroom in 32 bits: 3 · limit is 2^31 + 1", session(sums=(slow_session.Sum("one", (just,)),))
@@ -115,7 +115,7 @@ def descriptors():
 
 def policies():
     """V31 and V36: a session, a client's policy, and whether the client takes part."""
-    six = descriptor(6, [[COUNT]])
+    six, others = descriptor(6, [[COUNT]]), tuple(public("identity", number) for number in (2, 3, 4))
     hundred = choose(101)
     floor = survivor_floor(101, hundred.degree)
     regular = {"degree": hundred.degree, "threshold": hundred.threshold, "min_survivors": floor}
@@ -142,6 +142,7 @@ def policies():
         ("a graph with one survivor less than its bounds hold for", graph(min_survivors=floor - 1), curious, "V31"),
         ("a graph that withstands a fifth, asked for a third", graph(), {**curious, "corrupt_fraction": 0.33}, "V31"),
         ("degree 4 on nine clients", GOOD["degree 4 on nine clients"], curious, "V31"),
+        ("a session without this client", descriptor(3, [[COUNT]], roster=others), {}, "V31"),
         ("a client that has advertised keys in this session before", six, {}, "V36"),
     ]
     client = {"identity": seed("identity", 1).hex(), "channel": seed("channel", 1).hex()}

@@ -10,6 +10,10 @@ from refused import OTHER
 
 def between_sums(b):
     """V20 and V24 over two sums; V08, V24, V25 and V26 around client 4, no survivor of the first."""
+    place = b.step("KeyDirectory", receiver=1)
+    b.instead("V12 a directory without its receiver, but enough others", place, bits(2, 3, 4) + b.body(place)[1:])
+    place = b.step("DeliverShares", receiver=1)
+    b.instead("V13 participants without the receiver, but enough others", place, bits(2, 3, 4) + b.body(place)[1:])
     check, unmask = b.step("ConsistencyCheck", sender=1), b.step("Unmask", sender=1)
     view = signed(b.session, "ConsistencyCheck", 4, b.body(check))
     b.refuse("V08 a confirmation from a client that did not survive", check, view, sender=4, receiver=0)
@@ -99,15 +103,20 @@ def nine_on_a_ring(b):
     near, size = [set(b.session.neighbours(tau, 1)) for tau in (0, 1)], 2
     alone = bits(1, *(far := [u for u in range(2, 9) if u not in near[0]]), size=size)
     assert len(far) >= 4  # with client 1 no fewer than min survivors
+    few = bits(1, *sorted(near[0])[:3], size=size)  # with client 1 fewer than min survivors, of 5
     place = b.step("KeyDirectory", receiver=1)
     entries = {int.from_bytes(entry[:2], "big"): entry for entry in cut(b.body(place)[size:], 2 + 32 + 2 * 64 + 64)}
     listed = b"".join(entry for u, entry in entries.items() if u in far)
     b.instead("V12 fewer holders than the threshold around the receiver", place, alone + listed)
+    listed = b"".join(entries[u] for u in sorted(near[0])[:3])
+    b.instead("V12 fewer clients than min survivors, but enough around the receiver", place, few + listed)
     place = b.step("DeliverShares", receiver=1)
     dealt = iter(cut(b.body(place)[size:], 146))
     by_dealer = [[(u, next(dealt)) for u in sorted(around) if u != 9] for around in near]
     kept = b"".join(entry for entries in by_dealer for u, entry in entries if u in far)
     b.instead("V13 fewer holders than the threshold around the receiver", place, alone + kept)
+    kept = b"".join(entry for entries in by_dealer for u, entry in entries if u in sorted(near[0])[:3])
+    b.instead("V13 fewer participants than min survivors, but enough around the receiver", place, few + kept)
     place = b.step("Survivors", receiver=1)
     b.instead("V23 fewer survivors than the threshold around the receiver", place, u16(0) + alone)
     place = b.step("Confirmations", receiver=1)

@@ -152,6 +152,12 @@ SCENARIOS = {
         policy=None,
         lost=loses("MaskedInput", sender=RING_NEIGHBOURS),
     ),
+    "abort_around_a_dropout": Scenario(
+        description="on that ring, two neighbours drop out: one of their two mask keys has one holder left each: abort",
+        session=RING,
+        policy=None,
+        lost=loses("MaskedInput", sender=[1, RING_NEIGHBOURS[0]]),
+    ),
     "abort_partial_upload": Scenario(
         description="client 4 leaves in the middle of its upload: abort, although enough others are complete",
         session=FOUR,
