@@ -49,7 +49,10 @@ class PeerMisbehaved:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Aborted:
-    """The session is over; start another with a new session id. No sum in progress was or will be opened."""
+    """The session is over; start another with a new session id. The sum in progress has no result.
+
+    It may be run again by clients that have sent no unmask shares for it (V34).
+    """
 
     reason: AbortReason
     phase: ServerState
