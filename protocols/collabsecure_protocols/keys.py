@@ -148,11 +148,6 @@ def public_of(private: bytes) -> bytes:
     return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
 
 
-def agree(private: bytes, public: bytes) -> bytes | None:
-    """`Secret.agree`, once."""
-    return Secret(private).agree(public)
-
-
 def is_low_order(public: bytes) -> bool:
     """Whether every private key agrees on zero with `public`, so that a mask from it would be public."""
     return int.from_bytes(public, "little") % 2**255 in _LOW_ORDER  # X25519 ignores the highest bit

@@ -13,7 +13,7 @@ from unmasking import Wiretap
 
 from collabsecure_protocols import ServerState, dealing
 from collabsecure_protocols.client_state import NO_LINK
-from collabsecure_protocols.keys import Label, Secret, agree, derive
+from collabsecure_protocols.keys import Label, Secret, derive
 from collabsecure_protocols.masks import MaskContext
 from collabsecure_protocols.messages import ShareKind
 from collabsecure_protocols.shamir import split
@@ -70,7 +70,7 @@ def secrets_of_sum(roots, index):
         found |= {mask.key.reveal() for mask in where(index).self_masks(opened.self_seed, n, len(TENSORS))}
     for low, high in combinations(NUMBERS, 2):
         public = dealing.public_of(keys[high].reveal())
-        found.add(agree(keys[low].reveal(), public))
+        found.add(keys[low].agree(public))
         masks = where(index).pairwise_masks(keys[low], low, public, high, len(TENSORS))
         found |= {mask.key.reveal() for mask in masks}
     return found
@@ -91,7 +91,7 @@ def public_keys(network):
 def derivable(known, publics):
     """Whatever the protocol's functions make of these secrets, in the context of any sum, client and pair."""
     keys = {secret for secret in known if len(secret) == 32}
-    shared = {agree(key, public) for key in keys for public in publics}
+    shared = {Secret(key).agree(public) for key in keys for public in publics}
     found = set(known) | shared
     for index in SUMS:
         for key in keys:
