@@ -4,7 +4,7 @@ from adversary import Attacker
 from attacks import ALL, OTHER_LINK, attack
 from harness import LENIENT, identity, make_session
 
-from collabsecure_protocols import Client, Ledger
+from collabsecure_protocols import Client, Ledger, Policy, Session
 from collabsecure_protocols.keys import SIGNATURE_BYTES
 
 # n = 5: t = 4, and one client may collude. Client 3 has uploaded; the server would like it both alive and gone.
@@ -101,6 +101,93 @@ def names_silent_client() -> Attacker:
 def finishes_over_others() -> Attacker:
     a = Attacker().unmask()
     a.to_all(lambda _: a.finish(0, WITHOUT_3))
+    return a
+
+
+@attack("finishes another sum than the one that goes on", "V20")
+def finishes_another() -> Attacker:
+    a = Attacker().confirm()
+    a.to_all(lambda _: a.finish(1))
+    return a
+
+
+@attack("finishes a sum that is over once more", "V20", shows=True)
+def finishes_again() -> Attacker:
+    a = Attacker().complete()
+    a.to_all(lambda _: a.finish(0, WITHOUT_3), (3,))
+    return a
+
+
+@attack("tells a client that sits out of the survivors of a sum that is over", "V20", shows=True)
+def survivors_of_an_old_sum() -> Attacker:
+    a = Attacker().complete()
+    a.to_all(lambda _: a.survivors(0, WITHOUT_3), (3,))
+    return a
+
+
+@attack("finishes a sum over clients that are no participants", "V24")
+def finishes_over_ghosts() -> Attacker:
+    a = Attacker().share_keys()
+    a.to_all(lambda number: a.deliver(number, participants=WITHOUT_3), WITHOUT_3)
+    a.to_all(lambda number: a.finish(0, set(ALL) - {number}), WITHOUT_3)
+    return a
+
+
+# The two floors apart: where the session asks for more survivors than shares, and where few neighbours are left.
+
+ALL_FIVE = make_session(min_survivors=5)
+REGULAR = make_session(9, 1, degree=4, threshold=4, min_survivors=5)  # far below any policy's bounds
+
+
+class NoPolicy(Policy):
+    def check(self, session: Session) -> None:
+        pass
+
+
+def _thinned(a: Attacker) -> tuple[int, ...]:
+    """All clients but two of client 1's neighbours: many enough, but three with shares around client 1."""
+    return tuple(sorted(set(a.everybody) - set(a.neighbors(0, 1)[:2])))
+
+
+@attack("shrinks the directory below the survivors' floor", "V12")
+def directory_below_survivors() -> Attacker:
+    a = Attacker(session=ALL_FIVE).advertise()
+    a.to_all(lambda number: a.directory(number, advertisers=WITHOUT_3), WITHOUT_3)
+    return a
+
+
+@attack("shrinks the participants below the survivors' floor", "V13")
+def participants_below_survivors() -> Attacker:
+    a = Attacker(session=ALL_FIVE).share_keys()
+    a.to_all(lambda number: a.deliver(number, participants=WITHOUT_3), WITHOUT_3)
+    return a
+
+
+@attack("names survivors below the floor, but enough to open them", "V23")
+def survivors_below_floor() -> Attacker:
+    a = Attacker(session=ALL_FIVE).collect()
+    a.to_all(lambda _: a.survivors(0, WITHOUT_3), WITHOUT_3)
+    return a
+
+
+@attack("leaves a client of the k-regular graph few neighbours with keys", "V12")
+def few_keys_around_one() -> Attacker:
+    a = Attacker(session=REGULAR, policy=NoPolicy()).advertise()
+    a.to(1, a.directory(1, advertisers=_thinned(a)))
+    return a
+
+
+@attack("leaves a client of the k-regular graph few neighbours with shares", "V13")
+def few_shares_around_one() -> Attacker:
+    a = Attacker(session=REGULAR, policy=NoPolicy()).share_keys()
+    a.to(1, a.deliver(1, participants=_thinned(a)))
+    return a
+
+
+@attack("leaves a client of the k-regular graph few surviving neighbours", "V23")
+def few_survivors_around_one() -> Attacker:
+    a = Attacker(session=REGULAR, policy=NoPolicy()).collect()
+    a.to(1, a.survivors(0, _thinned(a)))
     return a
 
 

@@ -109,6 +109,14 @@ def test_client_refuses_garbage_where_its_state_takes_the_type(state, kind):  # 
     assert_refused(client, lambda: client.receive(too_long), "V02")
 
 
+def test_abort_in_a_phase_that_is_none_is_refused():  # secagg.md V07
+    good = abort()
+    body = bytearray(good[36:-64])
+    body[1] = len(ServerState)
+    client = restored(C.READY)
+    assert_refused(client, lambda: client.receive(from_server(MessageType.ABORT, bytes(body))), "V07")
+
+
 @pytest.mark.parametrize("state", C)
 def test_client_calls_out_of_order_change_nothing(state):
     client = restored(state)
