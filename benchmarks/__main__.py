@@ -1,0 +1,41 @@
+"""All benchmarks in turn, or those named: `python -m benchmarks [NAME…] [--quick]`."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from benchmarks.report import machine
+
+# name → arguments with --quick, which takes smaller sizes; bars are for the full sizes
+QUICK: dict[str, list[str]] = {
+    "stages": ["--quick"],
+    "memory": ["--quick"],
+    "server": ["--quick"],
+    "flower": ["--quick"],
+    "clients": ["--quick"],
+    "merge": ["--d-in", "1024", "--d-out", "256", "--repeats", "2"],
+    "values": ["--threads", "2", "--together", "8", "--alone", "1"],
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(QUICK)} (default: all)")
+    parser.add_argument("--quick", action="store_true", help="small sizes; bars are for the full ones")
+    arguments = parser.parse_args(argv)
+    unknown = [name for name in arguments.names if name not in QUICK]
+    if unknown:
+        parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(QUICK)}")
+    print(machine())
+    failed = []
+    for name in arguments.names or QUICK:
+        print(f"\n== {name}", flush=True)
+        if importlib.import_module(f"benchmarks.{name}").main(QUICK[name] if arguments.quick else []):
+            failed.append(name)
+    print(f"\nBars missed in: {', '.join(failed)}" if failed else "\nAll bars met")
+    return 1 if failed and not arguments.quick else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,145 @@
+"""The whole client step against Flower's SecAgg+: equal values and neighbours, in turns, on the same machine.
+
+`python -m benchmarks.flower` takes a minute; `make bench` installs Flower into .venv/flower first. A step goes from a
+client's arrays to the messages or array bytes that it sends: range check, encoding, masks, packing, signature here;
+clipping, stochastic rounding, masks, bytes there. Flower's default modulus has 32 bits, ours 48; both are compared.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.network import Network, Values, make_session, make_tensor
+from benchmarks.report import Figure, peak_bytes, resident_bytes, show
+
+BAR = 5.0  # × faster, at equal or more bits
+FLOWER = Path(__file__).parent.parent / ".venv/flower/bin/python"
+STEP = Path(__file__).with_name("flower_step.py")
+COLUMNS = 4000  # of the matrix that is summed
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.flower", description=__doc__.splitlines()[0])
+    parser.add_argument("--values", type=int, default=10_000_000, help="per client (default: 10 million)")
+    parser.add_argument("--clients", type=int, default=10, help="hence one neighbour less (default: 10)")
+    parser.add_argument("--repeats", type=int, default=7, help="the least of so many times counts (default: 7)")
+    parser.add_argument("--quick", action="store_true", help="a million values, three times")
+    arguments = parser.parse_args(argv)
+    if not FLOWER.exists():
+        print(f"Flower is not installed in {FLOWER.parent.parent.name}; `make bench` does that. Nothing was compared.")
+        return 1
+    values, repeats = (1_000_000, 3) if arguments.quick else (arguments.values, arguments.repeats)
+    shape = (values // COLUMNS, COLUMNS)
+    flower = {bits: start_flower(arguments.clients, shape[0] * shape[1], bits) for bits in (32, 48)}
+    ours = {bits: Step(arguments.clients, shape, bits) for bits in (32, 48)}
+    best: dict[str, dict[str, float]] = {}
+    for _ in range(repeats):
+        for bits, process in flower.items():
+            note(best, f"Flower, {bits} bits", ask(process))
+        for bits, step in ours.items():
+            for threads in (1, 2):
+                note(best, f"{bits} bits, {threads} threads", step.run(threads))
+    for process in flower.values():
+        process.communicate()
+    with get_context("spawn").Pool(1) as pool:  # a fresh process: peaks only ever grow
+        memory = pool.apply(extra_memory, (arguments.clients, shape))
+    figures = describe(best, shape[0] * shape[1], memory)
+    title = f"One client's step, {shape[0] * shape[1] / 1e6:g}M values, {arguments.clients - 1} neighbours, per value"
+    return show(title, figures)
+
+
+def describe(best: dict[str, dict[str, float]], values: int, memory: int) -> list[Figure]:
+    """Bars: at 32 bits against Flower's 32, and with our 48 against Flower's 32; CPU where one thread computes."""
+    figures = []
+    for bits in (32, 48):
+        times = best[f"Flower, {bits} bits"]
+        text = f"{times['wall'] / values * 1e9:.1f} ns, {times['cpu'] / values * 1e9:.1f} ns of CPU"
+        figures.append(Figure(what=f"Flower SecAgg+, modulus of {bits} bits", value=text))
+    for bits in (32, 48):
+        for threads in (1, 2):
+            times = best[f"{bits} bits, {threads} threads"]
+            clock = "cpu" if threads == 1 else "wall"
+            figures.append(
+                Figure(
+                    what=f"here, {bits} bits, {threads} thread{'s' if threads > 1 else ''}",
+                    value=f"{times['wall'] / values * 1e9:.1f} ns, {times['cpu'] / values * 1e9:.1f} ns of CPU",
+                    ratio=best["Flower, 32 bits"][clock] / times[clock],
+                    baseline=f"Flower, 32 bits, {'CPU' if threads == 1 else 'wall'} time",
+                    bar=BAR,
+                    at_least=True,
+                )
+            )
+    theirs = best["Flower, 32 bits"]
+    return [
+        *figures,
+        Figure(
+            what="memory beyond the input, one thread",
+            value=f"{memory / 1e6:.0f} MB",
+            ratio=memory / theirs["memory"],
+            baseline=f"Flower, {theirs['memory'] / 1e6:.0f} MB",
+        ),
+        Figure(what="bytes sent, 48 bits", value=f"{best['48 bits, 1 threads']['bytes'] / values:.3f} per value"),
+        Figure(what="bytes sent, Flower", value=f"{theirs['bytes'] / values:.3f} per value"),
+    ]
+
+
+class Step:
+    """One of our clients, asked for input; it may give the same input again and again."""
+
+    def __init__(self, clients: int, shape: tuple[int, int], bits: int) -> None:
+        self.network = Network(make_session(clients, [make_tensor("x", shape, clients=clients, bits=bits)]))
+        self.network.set_up()
+        self.network.start_sum()
+        self.values: Values = {"x": np.random.default_rng(0).uniform(-1, 1, shape)}
+
+    def run(self, threads: int) -> dict[str, float]:
+        """Times and bytes of one step."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        sent = sum(len(payload) for payload in self.network.clients[1].masked_input(self.values, threads=threads))
+        return {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "bytes": sent}
+
+
+def extra_memory(clients: int, shape: tuple[int, int]) -> int:
+    """Bytes by which the process's peak grows in one step."""
+    Step(clients, (1, 1000), 48).run(1)  # what is loaded once
+    step = Step(clients, shape, 48)
+    before = resident_bytes()
+    step.run(1)
+    return peak_bytes() - before
+
+
+def start_flower(clients: int, values: int, bits: int) -> subprocess.Popen[str]:
+    threshold = 2 * clients // 3 + 1
+    arguments = [str(number) for number in (clients, threshold, values, bits)]
+    return subprocess.Popen([FLOWER, STEP, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def ask(process: subprocess.Popen[str]) -> dict[str, float]:
+    """One step of Flower's."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    answer = process.stdout.readline()
+    if not answer:
+        raise SystemExit("Flower's step has failed; see above")
+    figures: dict[str, float] = json.loads(answer)
+    return figures
+
+
+def note(best: dict[str, dict[str, float]], what: str, figures: dict[str, float]) -> None:
+    """Least times, greatest memory."""
+    known = best.setdefault(what, dict(figures))
+    for name, number in figures.items():
+        known[name] = (min if name in ("wall", "cpu") else max)(known[name], number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
