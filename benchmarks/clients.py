@@ -34,9 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         figures.append(
             Figure(what=what, value=f"{server[most] * 1e6:.0f} µs", ratio=ratio, baseline=baseline, bar=FLAT_BAR)
         )
-    return show(
-        f"One sum of {VALUES} values, CPU time and bytes of one client (a tenth drops before its input)", figures
-    )
+    return show(f"One sum of {VALUES} values, a tenth drops before its input: CPU time and bytes", figures)
 
 
 def measure(clients: int) -> tuple[list[Figure], float]:
@@ -56,16 +54,16 @@ def measure(clients: int) -> tuple[list[Figure], float]:
     assert np.abs(total - expected).max() < 1e-6
     in_sum = network.on_clients.take() / clients, network.on_server.take() / clients
     sum_bytes = max(network.bytes_of.values()) - set_up_bytes - 6 * VALUES
-    graph = f"n = {clients}, degree {session.degree}, threshold {session.threshold}"
-    return [
-        Figure(what=f"{graph}: set-up, a client", value=f"{set_up[0] * 1e3:.1f} ms, {set_up_bytes / 1e3:.1f} kB"),
-        Figure(what="  set-up, server, per client", value=f"{set_up[1] * 1e3:.2f} ms"),
-        Figure(
-            what="  sum, a client (bytes beside its values)",
-            value=f"{in_sum[0] * 1e3:.1f} ms, {sum_bytes / 1e3:.1f} kB",
-        ),
-        Figure(what="  sum, server, per client", value=f"{in_sum[1] * 1e3:.2f} ms"),
-    ], (set_up[1] + in_sum[1]) / session.degree
+    lines = [
+        ("set-up, a client", set_up[0], f", {set_up_bytes / 1e3:.1f} kB"),
+        ("set-up, server, per client", set_up[1], ""),
+        ("sum, a client, bytes beside its values", in_sum[0], f", {sum_bytes / 1e3:.1f} kB"),
+        ("sum, server, per client", in_sum[1], ""),
+        ("all parties together", (sum(set_up) + sum(in_sum)) * clients, ""),
+    ]
+    figures = [Figure(what=f"n = {clients}, degree {session.degree}, threshold {session.threshold}", value="")]
+    figures += [Figure(what=f"  {what}", value=f"{seconds * 1e3:.2f} ms{more}") for what, seconds, more in lines]
+    return figures, (set_up[1] + in_sum[1]) / session.degree
 
 
 if __name__ == "__main__":

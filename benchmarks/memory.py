@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 values, inputs, extra = pool.apply(upload, (width, layers, threads))
             figures.append(
                 Figure(
-                    what=f"{values / 1e6:.0f}M values, {inputs / 1e6:.0f} MB of input, {threads} threads",
+                    what=f"{values / 1e6:.0f}M values, {inputs / 1e6:.0f} MB of input, threads={threads}",
                     value=f"{extra / 1e6:.1f} MB beyond it",
                     ratio=extra / 1e6,
                     baseline="1 MB",
