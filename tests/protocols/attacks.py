@@ -147,6 +147,21 @@ def second_directory() -> Attacker:
     return a
 
 
+@attack("sets bits beyond the roster", "V07")
+def bits_beyond_roster() -> Attacker:
+    a = Attacker().advertise()
+    body = a.directory(1)[36:-64]
+    a.to_all(lambda _: a.seal(MessageType.KEY_DIRECTORY, bytes([body[0] | 1 << 5]) + body[1:]))
+    return a
+
+
+@attack("appends bytes to a directory", "V07")
+def appends_to_directory() -> Attacker:
+    a = Attacker().advertise()
+    a.to_all(lambda n: a.seal(MessageType.KEY_DIRECTORY, a.directory(n, advertisers=(1, 2, 3, 4))[36:-64] + b"\0"))
+    return a
+
+
 # Participants.
 
 

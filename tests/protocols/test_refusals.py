@@ -176,6 +176,21 @@ def test_server_refuses_what_its_phase_does_not_take(state, kind):  # secagg.md 
             assert refusal.value.culprits == (number,)
 
 
+def test_server_misuse_is_refused_in_words_and_changes_nothing():
+    ready, finished = server_in(S.READY), server_in(S.FINISHED)
+    for server, call, text in (
+        (ready, lambda: ready.start_sum(link=b"short"), "a link has 32 bytes, found 5"),
+        (ready, lambda: ready.receive(6, b""), "client 6 is not on the roster of 5"),
+        (ready, lambda: ready.receive(0, b""), "client 0 is not on the roster of 5"),
+        (finished, lambda: finished.total("z"), "has no tensor 'z'; it has x, y"),
+        (finished, lambda: Server(SESSION, identity(1)), "not the session's server key"),
+    ):
+        before = server.save()
+        with pytest.raises(LocalProtocolError, match=text):
+            call()
+        assert server.save() == before
+
+
 @pytest.mark.parametrize("state", S)
 def test_server_calls_out_of_order_change_nothing(state):
     server = server_in(state)
@@ -191,6 +206,28 @@ def test_server_calls_out_of_order_change_nothing(state):
             with pytest.raises(LocalProtocolError):
                 call()
             assert server.save() == before
+
+
+def test_upload_ends_where_the_sum_goes_on_without_it():
+    """Whoever still holds the iterator gets no chunk of a sum that is over, whose secrets are gone."""
+    a = Attacker(session=SESSION, values=lambda *_: {}).collect()
+    client = a.clients[1]
+    chunks = client.masked_input(make_values(SESSION, 1, 0))
+    next(chunks)
+    a.to(1, a.survivors(0, (2, 3, 4, 5)))
+    before = client.save()
+    with pytest.raises(LocalProtocolError, match="takes no more input"):
+        next(chunks)
+    assert client.save() == before
+
+
+def test_chunks_cannot_be_skipped():
+    client = Attacker(session=SESSION, values=lambda *_: {}).collect().clients[1]
+    before = client.save()
+    for first in (1, -1):
+        with pytest.raises(LocalProtocolError, match=f"chunk {first} cannot be next; 0 were made so far"):
+            client.masked_input(make_values(SESSION, 1, 0), first=first)
+    assert client.save() == before
 
 
 @pytest.mark.parametrize("restart", [False, True])
