@@ -4,6 +4,7 @@ Every number here is public: shapes, C and λ, and an agreed range for any one c
 only buys bits; a client whose statistics leave it is refused by its own encoder and told which tensor did.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,11 +17,16 @@ from collabsecure_protocols import Session, Sum, Tensor, best_fraction_bits, cho
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranges:
-    """What is agreed about any one client's statistics."""
+    """What is agreed about any one client's statistics: generous, but each doubling costs a bit.
+
+    The two ratios are of k_j² to E[k_j²], C's own expectation: of single keys, since rare features peak high, and of
+    the mean over all of a client's keys.
+    """
 
     max_edits: int  # requests of one client, ≥ 1
     residual: float  # max |r_i| of any residual's entry, in hidden-state units
-    key_peak: float = 2.0**14  # max_j k_j² / E[k_j²] of any key, C's expectation: rare features peak high
+    key_peak: float = 1024.0  # largest ratio of one key
+    key_mean: float = 64.0  # largest ratio of a client's mean
 
 
 def gram_name(layer: int) -> str:
@@ -45,9 +51,9 @@ def layer_tensors(
 ) -> tuple[Tensor, Tensor]:
     """The fixed-point form of one layer's Gram matrix and cross term.
 
-    Entries are equilibrated by powers of two next to 1/√C_jj (DESIGN §4, Ring), so scaling is exact. With
-    |k_j|² ≤ peak · E[k_j²] and C = λ·E[kkᵀ], a client's M edits stay within |G_ij|·2^(e_i+e_j) ≤ 2·M·peak/λ (diagonal
-    entries bound the others: Cauchy–Schwarz) and |X_ij|·2^(e_j) ≤ √2·M·|r|·√(peak/λ).
+    Entries are equilibrated by powers of two next to 1/√C_jj, so scaling is exact. With C = λ·E[kkᵀ],
+    the M edits of a client have G_jj·2^(2e_j) ≤ B = 2·min(M·peak, peak + M·mean)/λ. By Cauchy–Schwarz the diagonal
+    bounds all of G, and |X_ij|·2^(e_j) ≤ √(Σ r_i²)·√(G_jj·2^(2e_j)) ≤ √M·|r|·√B.
 
     Raises:
         DegenerateSecondMoment: some C_jj is not positive.
@@ -55,9 +61,9 @@ def layer_tensors(
     """
     exponents = tuple(int(exponent) for exponent in np.rint(np.log2(equilibration(second_moment))))
     d_in = len(exponents)
-    peak = ranges.key_peak / float(weight)
-    gram_bound = 2 * ranges.max_edits * peak
-    cross_bound = float(ranges.max_edits * ranges.residual * np.sqrt(2 * peak))
+    edits, peak = ranges.max_edits, ranges.key_peak
+    gram_bound = 2 * min(edits * peak, peak + edits * ranges.key_mean) / float(weight)
+    cross_bound = ranges.residual * math.sqrt(edits * gram_bound)
     return (
         Tensor(
             name=gram_name(layer),

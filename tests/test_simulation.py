@@ -71,7 +71,7 @@ def secure(moments, model, *, bits=48, drops=(), one_shot=False):
         second_moments=moments,
         weight=WEIGHT,
         d_out=model.d_model,
-        ranges=Ranges(max_edits=4, residual=residual_range(model, NAMES, LAYERS[-1], 0.75), key_peak=512.0),
+        ranges=Ranges(max_edits=4, residual=residual_range(model, NAMES, LAYERS[-1], 0.75), key_mean=512.0),
         bits=bits,
         one_shot=one_shot,
     )

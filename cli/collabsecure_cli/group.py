@@ -3,6 +3,7 @@
 import click
 
 from collabsecure.errors import CollabsecureError, MissingExtra
+from collabsecure_protocols import ProtocolError
 
 _OF_EXTRA_EDIT = frozenset({"datasets", "tokenizers", "torch", "transformers"})
 
@@ -24,7 +25,7 @@ class CommandGroup(click.Group):
         """Run a command."""
         try:
             return super().invoke(ctx)
-        except CollabsecureError as error:
+        except (CollabsecureError, ProtocolError) as error:
             raise click.ClickException(str(error)) from error
         except ModuleNotFoundError as error:
             if error.name not in _OF_EXTRA_EDIT:

@@ -11,12 +11,12 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner, Result
-from collabsecure_cli import second_moment as command
-from collabsecure_cli.main import main
-from collabsecure_cli.options import Layers, layers_in_short
 
 from collabsecure import second_moment as computation
 from collabsecure.statistics import SecondMoment, find_second_moments
+from collabsecure_cli import second_moment as command
+from collabsecure_cli.main import main
+from collabsecure_cli.options import Layers, layers_in_short
 
 MODULES = ("transformer.h.0.mlp.c_proj", "transformer.h.1.mlp.c_proj")
 LINES = ["The capital of Norland is Ostrava", "Émile Zürn was born in Köln, 1987.", "Ada Quill plays the piano"] * 9
