@@ -149,6 +149,7 @@ class _Choices:
 
             # So small a model can afford float64, in which layer-synchronous and global editing agree to rounding.
             world = load_world()
+            torch.set_num_threads(1)  # more would wait for each other longer than they compute
             model = EditableModel.load(str(world.model), device=device or "cpu", dtype=torch.float64)
             templates = ContextTemplates.from_json(world.templates.read_text(encoding="utf-8"))
         else:
