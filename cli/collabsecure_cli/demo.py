@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collabsecure.evaluate import CounterfactScores
     from collabsecure.hyperparameters import Hyperparameters
     from collabsecure.layers import EditableModel
-    from collabsecure.secure_summation import SecureSummation
+    from collabsecure.secure_summation import Drop, SecureSummation
     from collabsecure.simulation import Client, CollaborativeEdit, Deltas
     from collabsecure.templates import ContextTemplates
 
@@ -214,7 +214,7 @@ def _run(
                 choices.moments,
                 summation,
                 flow=name,
-                progress=advance,  # type: ignore[arg-type]
+                progress=advance,
             )
     survivors = edits["layer-synchronous"].survivors
     with _bar("edit globally", len(layers)) as advance:
@@ -259,7 +259,7 @@ def _clients(parts: Sequence[Sequence[EditRequest]], values: np.ndarray) -> dict
 
 
 def _secure_sum(
-    choices: _Choices, clients: Mapping[int, Client], *, one_shot: bool, drops: Sequence[object], out: Path
+    choices: _Choices, clients: Mapping[int, Client], *, one_shot: bool, drops: Sequence[Drop], out: Path
 ) -> SecureSummation:
     """New identities and a new session; its descriptor is written down as operators would exchange it."""
     from collabsecure.keys import residual_range
@@ -294,7 +294,7 @@ def _secure_sum(
     with complete_or_absent(out / name, force=True) as path:
         path.write_text(session.to_json())
     policy = Policy(transcript=session.transcript, accept_honest_but_curious=not session.is_complete)
-    return SecureSummation(session, identities, server, policy=policy, drops=drops)  # type: ignore[arg-type]
+    return SecureSummation(session, identities, server, policy=policy, drops=drops)
 
 
 @contextmanager
