@@ -6,6 +6,8 @@ import refused
 from bench import Bench
 from forge import bits, signed, u16
 from refused import OTHER
+from replay import Second
+from slow_primitives import PRIME, SEED
 
 
 def between_sums(b):
@@ -98,6 +100,17 @@ def opened_before(b):
     b.early("V24 the end of a sum with a client that sat it out", told, "FinishSum", u16(0) + bits(1, 2, 3), receiver=1)
 
 
+def share_beyond_the_field(b):
+    """V27: client 3, in league with its dealer, shows the share that its commitment matches and that is no element."""
+    place, at = b.step("Unmask", sender=3), 2 + 34  # client 2 is the second dealer
+    body = b.body(place)
+    assert body[at : at + 34] == bytes(34)  # an honest client 3 has no share to show
+    everybody = [{**one, "scripted": False} for one in b.vector["clients"]]
+    element = Second({**b.vector, "clients": everybody}).clients[2].share(0, SEED, 3)
+    share = (int.from_bytes(element, "big") + PRIME).to_bytes(33, "big")
+    b.instead("V27 a share as committed to, but not below p", place, body[:at] + b"\1" + share + body[at + 34 :])
+
+
 def nine_on_a_ring(b):
     """V12, V13, V23 and V25 where min survivors are enough, but not around one client: degree 4, t = 3."""
     near, size = [set(b.session.neighbours(tau, 1)) for tau in (0, 1)], 2
@@ -140,6 +153,7 @@ BY_SCENARIO = {
     "dropped_share_keys": (shared_by_three,),
     "dropped_consistency_check": (confirmed_by_three,),
     "opened_before": (opened_before,),
+    "share_beyond_the_field": (share_beyond_the_field,),
     "regular_nine": (nine_on_a_ring,),
 }
 

@@ -5,6 +5,7 @@ import base64
 from forge import signed
 from recorded import LINK, Scenario, descriptor, tensor
 from replay import Second
+from slow_primitives import PRIME, SEED
 
 from collabsecure_protocols import ClientId
 from collabsecure_protocols.graph import neighbors_of
@@ -54,20 +55,43 @@ def spoilt_ciphertext(message, recorder):
     return signed(recorder.scenario.session, "ShareKeys", 2, bytes(body))
 
 
-def another_secret(what):
-    """Client 2 deals a sharing of another secret than the one that it committed to."""
+def dealt_by_other_rules(change):
+    """Client 2 deals as `change` makes it, with commitments and ciphertexts to match."""
 
     def altered(message, recorder):
         if (message.name, message.sender) != ("ShareKeys", 2):
             return message.payload
         dealer = Second(recorder.vector).clients[2]
         dealer.start()
-        getattr(dealer, what)[0] = bytes(range(32))
+        change(dealer)
         sent = recorder.vector["messages"]
         directory = next(m for m in sent if (m["name"], m["to"]) == ("KeyDirectory", 2))
         return dealer.receive(base64.b64decode(directory["bytes"]))[0][1]
 
     return altered
+
+
+def another_seed(dealer):
+    dealer.seeds[0] = bytes(range(32))
+
+
+def seed_beyond_32_bytes(dealer):
+    dealer.seeds[0] = (2**256 + 5).to_bytes(33, "big")  # an element of the field all the same
+
+
+def another_key(dealer):
+    dealer.keys[0] = bytes(range(32))
+
+
+def share_beyond_the_field(dealer):
+    """Client 3 gets its share of the seed plus p: the same element, in another form."""
+    as_dealt = dealer.share
+
+    def share(tau, kind, holder):
+        value = int.from_bytes(as_dealt(tau, kind, holder), "big")
+        return (value + PRIME * (holder == 3 and kind == SEED)).to_bytes(33, "big")
+
+    dealer.share = share
 
 
 SCENARIOS = {
@@ -122,18 +146,31 @@ SCENARIOS = {
         scripted=(2,),
         altered=spoilt_ciphertext,
     ),
+    "share_beyond_the_field": Scenario(
+        description="V14 client 2 deals client 3 a share that is not below p, with a commitment that matches: noted",
+        session=FOUR,
+        scripted=(2,),
+        altered=dealt_by_other_rules(share_beyond_the_field),
+    ),
+    "seed_beyond_32_bytes": Scenario(
+        description="V28 client 2's shares give a field element that is no 32 bytes: abort",
+        session=FOUR,
+        scripted=(2,),
+        altered=dealt_by_other_rules(seed_beyond_32_bytes),
+        lost=loses("Unmask", sender=[2]),
+    ),
     "bad_seed_dealer": Scenario(
         description="V28 client 2's shares of its self-mask seed give another seed than it committed to: abort",
         session=FOUR,
         scripted=(2,),
-        altered=another_secret("seeds"),
+        altered=dealt_by_other_rules(another_seed),
         lost=loses("Unmask", sender=[2]),
     ),
     "bad_key_dealer": Scenario(
         description="V28 client 2 drops out, and the shares of its mask key give another key than it advertised: abort",
         session=FOUR,
         scripted=(2,),
-        altered=another_secret("keys"),
+        altered=dealt_by_other_rules(another_key),
         lost=loses("MaskedInput", sender=[2]),
     ),
     **{

@@ -12,7 +12,7 @@ import slow_session
 from replay import VECTORS, Package, Refusal, Second, expand, load, replay
 from slow_primitives import Refused
 
-from collabsecure_protocols import InvalidSession, Session, Tensor
+from collabsecure_protocols import AbortReason, InvalidSession, Session, Tensor
 from collabsecure_protocols.fixedpoint import Encoder
 from collabsecure_protocols.graph import order
 from collabsecure_protocols.states import diagram
@@ -64,16 +64,17 @@ def test_every_check_of_the_text_has_a_vector_or_a_reason():
     assert not shown & WITHOUT_VECTOR.keys()
 
 
-@pytest.mark.parametrize(("name", "culprit", "reason"), [("bad_seed_dealer", 2, 3), ("bad_key_dealer", 2, 3)])
-def test_dealer_of_another_secret_is_named_in_the_abort(name, culprit, reason):  # secagg.md V28
+@pytest.mark.parametrize("name", ["bad_seed_dealer", "bad_key_dealer", "seed_beyond_32_bytes"])
+def test_dealer_of_another_secret_is_named_in_the_abort(name):  # secagg.md V28
     events = [event for step in TRANSCRIPTS[name]["steps"] for event in step["events"]]
     aborts = [event for event in events if event[0] == "aborted"]
-    assert {(event[1], *event[-1]) for event in aborts} == {(reason, culprit)}
+    assert {(AbortReason(event[1]), *event[-1]) for event in aborts} == {(AbortReason.BAD_DEALER, 2)}
     assert len(aborts) == 5  # the server and all four clients are told
 
 
-def test_shares_that_do_not_decrypt_are_noted_and_the_sum_is_completed():  # secagg.md V14
-    events = [event for step in TRANSCRIPTS["spoilt_shares"]["steps"] for event in step["events"]]
+@pytest.mark.parametrize("name", ["spoilt_shares", "share_beyond_the_field"])
+def test_unusable_shares_are_noted_and_the_sum_is_completed(name):  # secagg.md V14
+    events = [event for step in TRANSCRIPTS[name]["steps"] for event in step["events"]]
     assert events.count(["misbehaved", [2], "V14"]) == 1
     assert ["finished", 0, [1, 2, 3, 4]] in events
 
