@@ -218,7 +218,7 @@ class Client:
             raise LocalProtocolError(f"chunk {first} cannot be next; {self.chunks_sent} were made so far")
         if threads < 1:
             raise LocalProtocolError(f"{threads} threads make no chunk; at least 1 is needed")
-        upload.check(threads)
+        upload.check()
         return self._recorded(upload.payloads(first, threads), self.sum_index)
 
     def _recorded(self, payloads: Iterator[tuple[int, bytearray, bytes]], sum_index: int) -> Iterator[bytearray]:

@@ -1,11 +1,9 @@
 """One client's masked input, chunk by chunk: encode, mask, pack, sign. Memory: a few chunks, whatever the vector."""
 
 import hashlib
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import numpy as np
 
@@ -17,7 +15,7 @@ from .session import Session
 from .tensors import CHUNK_VALUES, Chunk
 from .wire import Writer
 
-_Result = TypeVar("_Result")
+Payload = tuple[int, bytearray, bytes]  # chunk number, signed message, SHA-256 of its body
 
 
 class _Workspace:
@@ -40,13 +38,33 @@ class Upload:
     sources: Sequence[Encoder]  # one a tensor
     masks: Sequence[Sequence[Mask]] = field(repr=False)  # one list a tensor
 
-    def check(self, threads: int) -> None:
+    def check(self) -> None:
         """V32: raise `ValueRefused` before anything is sent if any value is out of range."""
-        deque(_in_order(self._encode, self._chunks(0), threads, self._workspace), maxlen=0)
+        workspace = self._workspace()
+        for chunk in self._chunks(0):
+            self._encode(chunk, workspace)
 
-    def payloads(self, first: int, threads: int) -> Iterator[tuple[int, bytearray, bytes]]:
-        """Chunk numbers from `first` on, their signed messages, and SHA-256 of their bodies."""
-        return _in_order(self._payload, self._chunks(first), threads, self._workspace)
+    def payloads(self, first: int, threads: int) -> Iterator[Payload]:
+        """Chunk numbers from `first` on, their signed messages, and SHA-256 of their bodies.
+
+        With threads, each has one chunk in work and one that waits for the reader. The caller encodes while they rest:
+        encoding's steps are so short that threads beside it spend their time on stopping and waking each other.
+        """
+        chunks, workspaces = self._chunks(first), [self._workspace() for _ in range(threads)]
+        if threads == 1:
+            for chunk in chunks:
+                self._encode(chunk, workspaces[0])
+                yield self._payload(chunk, workspaces[0])
+            return
+        ready: list[Payload] = []
+        with ThreadPoolExecutor(threads) as pool:
+            while batch := list(zip(workspaces, chunks, strict=False)):
+                for workspace, chunk in batch:
+                    self._encode(chunk, workspace)
+                running = [pool.submit(self._payload, chunk, workspace) for workspace, chunk in batch]
+                yield from ready
+                ready = [future.result() for future in running]
+        yield from ready
 
     def _chunks(self, first: int) -> Iterator[Chunk]:
         spec = self.session.sums[self.sum_index]
@@ -58,10 +76,9 @@ class Upload:
     def _encode(self, chunk: Chunk, workspace: _Workspace) -> None:
         self.sources[chunk.tensor].encode_into(chunk.start, workspace.ring[: chunk.length])
 
-    def _payload(self, chunk: Chunk, workspace: _Workspace) -> tuple[int, bytearray, bytes]:
+    def _payload(self, chunk: Chunk, workspace: _Workspace) -> Payload:
         spec = self.session.sums[self.sum_index]
         ring = workspace.ring[: chunk.length]
-        self._encode(chunk, workspace)
         apply_masks(ring, chunk.start, self.masks[chunk.tensor], workspace.scratch)
         header = header_bytes(self.session, MessageType.MASKED_INPUT, self.client_id)
         place = Writer().u16(self.sum_index).u32(chunk.index).raw(self.link).finish()
@@ -76,38 +93,3 @@ class Upload:
             body.release()
         payload[-SIGNATURE_BYTES:] = signature
         return chunk.index, payload, fingerprint
-
-
-def _in_order(
-    work: Callable[[Chunk, _Workspace], _Result],
-    chunks: Iterator[Chunk],
-    threads: int,
-    workspace: Callable[[], _Workspace],
-) -> Iterator[_Result]:
-    """`work` on every chunk; with threads, at most one chunk a thread ahead of the reader."""
-    if threads == 1:
-        own = workspace()
-        for chunk in chunks:
-            yield work(chunk, own)
-        return
-    free = [workspace() for _ in range(threads)]  # list.pop and append are atomic
-
-    def one(chunk: Chunk) -> _Result:
-        mine = free.pop()
-        try:
-            return work(chunk, mine)
-        finally:
-            free.append(mine)
-
-    ahead: deque[Future[_Result]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for chunk in chunks:
-                ahead.append(pool.submit(one, chunk))
-                if len(ahead) > threads:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            for left in ahead:
-                left.cancel()
