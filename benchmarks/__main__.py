@@ -1,7 +1,7 @@
 """All benchmarks in turn, or those named: `python -m benchmarks [NAME…] [--quick]`."""
 
 import argparse
-import importlib
+import subprocess
 import sys
 from collections.abc import Sequence
 
@@ -31,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     failed = []
     for name in arguments.names or QUICK:
         print(f"\n== {name}", flush=True)
-        if importlib.import_module(f"benchmarks.{name}").main(QUICK[name] if arguments.quick else []):
+        command = [sys.executable, "-m", f"benchmarks.{name}", *(QUICK[name] if arguments.quick else [])]
+        if subprocess.run(command, check=False).returncode:  # in a process of its own: nobody inherits memory
             failed.append(name)
     print(f"\nBars missed in: {', '.join(failed)}" if failed else "\nAll bars met")
     return 1 if failed and not arguments.quick else 0

@@ -9,6 +9,7 @@ import json
 import resource
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,12 @@ def set_up(clients: int, threshold: int, bits: int) -> tuple[Any, dict[str, Any]
 
 
 def peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    """The same as `benchmarks.report.peak_bytes`."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), peak)
 
 
 if __name__ == "__main__":

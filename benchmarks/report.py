@@ -78,10 +78,17 @@ def least(
 
 def resident_bytes() -> int:
     """The memory that this process has now, or where the system does not tell, the most that it has had."""
-    statm = Path("/proc/self/statm")
-    return int(statm.read_text().split()[1]) * resource.getpagesize() if statm.exists() else peak_bytes()
+    return _from_status("VmRSS") or peak_bytes()
 
 
 def peak_bytes() -> int:
     """The most memory that this process has had so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    # Linux starts a child's ru_maxrss from its parent's; VmHWM is the child's own.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return _from_status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _from_status(name: str) -> int:
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:")), 0)
