@@ -69,8 +69,8 @@ def outcome(session, plan):
         if partial:
             counts = frozenset({(len(survivors), len(survivors) + len(partial))})
             return Outcome(tuple(finished), AbortReason.PARTIAL_UPLOAD, INPUT, counts)
-        ended = short(AbortReason.TOO_FEW, INPUT, session.min_survivors, survivors, survivors, number)
-        touched = {client for client in present if survivors & {client, *graphs[number][client]}}
+        touched = {client for client in present if survivors & {client, *graphs[number][client]}}  # will be opened
+        ended = short(AbortReason.TOO_FEW, INPUT, session.min_survivors, survivors, touched, number)
         answering = survivors
         for phase in (CHECK, UNMASK):
             answering = answering - gone(phase, number)
