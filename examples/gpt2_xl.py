@@ -68,9 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             "optimising values",
             lambda: optimise_values(model, REQUESTS, templates, hyperparameters, progress=bar.update),
         )
-    everyone = Client(requests=REQUESTS, values=values)
     clients = {1: Client(requests=REQUESTS[:2], values=values[:2]), 2: Client(requests=REQUESTS[2:], values=values[2:])}
-    reference = step("GLOBAL-EDIT", lambda: edit_globally(model, everyone, templates, weighted))
+    reference = step("GLOBAL-EDIT", lambda: edit_globally(model, clients, templates, weighted))
     together = step(
         "two clients, summed", lambda: edit_together(model, clients, templates, weighted, PlainSummation()).deltas
     )
@@ -89,15 +88,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def make_model() -> EditableModel:
-    """Draw a GPT-2 XL as its config says, with a small tokenizer; its vocabulary stays 50257."""
+    """Draw a GPT-2 XL, with a small tokenizer; the vocabulary keeps its size."""
     from collabsecure.world.tokenizer import train_tokenizer
 
+    config = make_config()
     torch.manual_seed(0)
-    config = GPT2Config(n_embd=1600, n_layer=48, n_head=25, bos_token_id=0, eos_token_id=0)
-    tokenizer = train_tokenizer(
-        [*TEXTS, *(f"{request.text} {request.target_new}" for request in REQUESTS)], context_length=1024
-    )
-    return EditableModel.wrap(GPT2LMHeadModel(config), tokenizer)
+    texts = [*TEXTS, *(f"{request.text} {request.target_new}" for request in REQUESTS)]
+    return EditableModel.wrap(GPT2LMHeadModel(config), train_tokenizer(texts, context_length=config.n_positions))
+
+
+def make_config() -> GPT2Config:
+    """The size of GPT-2 XL."""
+    return GPT2Config(n_embd=1600, n_layer=48, n_head=25, bos_token_id=0, eos_token_id=0)
 
 
 def second_moments(model: EditableModel, layers: Sequence[int], folder: Path | None) -> dict[int, SecondMoment]:
