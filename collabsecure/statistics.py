@@ -1,13 +1,13 @@
 """What a client computes for one layer, and the second moment of keys it is weighed against.
 
-`gram` and `cross` are all that ever leaves a client; `pack_upper` and `upper_chunks` say in which order a Gram matrix
-travels. `SecondMoment` is C before its weight λ, in the file layout that MEMIT publishes. NumPy only.
+`gram` and `cross` are all that ever leaves a client; `pack_upper` says in which order a Gram matrix travels.
+`SecondMoment` is C before its weight λ, in the file layout that MEMIT publishes. NumPy only.
 """
 
 import math
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,6 @@ from jaxtyping import Float, Float64
 from collabsecure.errors import BadFile
 from collabsecure.files import complete_or_absent, unreadable
 
-_CHUNK_VALUES = 1 << 16  # 512 KiB: larger than a row, smaller than a cache
 _BLOCK_ROWS = 128
 _ASYMMETRY = 1e-2  # of √(C_ii C_jj): rounding of float32 sums over 10⁸ tokens stays below; anything else does not
 _MEMIT_CONSTRUCTOR = "util.runningstats.SecondMoment()"
@@ -64,39 +63,15 @@ class Statistics:
             raise ValueError(f"found {shapes}; expected float64")
 
 
-def upper_chunks(
-    matrix: Float64[np.ndarray, "d d"], *, chunk_values: int = _CHUNK_VALUES
-) -> Iterator[Float64[np.ndarray, " chunk"]]:
-    """The upper triangle of a symmetric matrix, row by row, in buffers of `chunk_values` values (the last is shorter).
-
-    The order is (0,0), (0,1), …, (0,d−1), (1,1), …, (d−1,d−1): row i starts at its diagonal. Whatever is below the
-    diagonal is not read. Each buffer is the consumer's own; no more than one is held here.
-
-    >>> [chunk.tolist() for chunk in upper_chunks(np.array([[1.0, 2.0], [2.0, 3.0]]), chunk_values=2)]
-    [[1.0, 2.0], [3.0]]
-    """
-    if chunk_values < 1:
-        raise ValueError(f"found chunk_values {chunk_values}; expected at least 1")
-    dimension = _square(matrix)
-    remaining = dimension * (dimension + 1) // 2
-    chunk = np.empty(min(chunk_values, remaining))
-    filled = 0
-    for index in range(dimension):
-        row = matrix[index, index:]
-        while row.size:
-            taken = row[: chunk.size - filled]
-            chunk[filled : filled + taken.size] = taken
-            filled += taken.size
-            row = row[taken.size :]
-            if filled == chunk.size:
-                yield chunk
-                remaining -= filled
-                chunk = np.empty(min(chunk_values, remaining))
-                filled = 0
-
-
 def pack_upper(matrix: Float64[np.ndarray, "d d"]) -> Float64[np.ndarray, " unique"]:
-    """The upper triangle of a symmetric matrix as one vector of d(d+1)/2 values, in the order of `upper_chunks`."""
+    """The upper triangle of a symmetric matrix as one vector of d(d+1)/2 values, row by row from the diagonal on.
+
+    A Gram matrix travels in this order; the secure sum encodes it from where it stands. What is below the diagonal is
+    not read.
+
+    >>> pack_upper(np.array([[1.0, 2.0], [2.0, 3.0]]))
+    array([1., 2., 3.])
+    """
     dimension = _square(matrix)
     packed = np.empty(dimension * (dimension + 1) // 2)
     for (start, stop), index in zip(_row_slices(dimension), range(dimension), strict=True):
@@ -117,36 +92,9 @@ def unpack_upper(packed: Float64[np.ndarray, " unique"]) -> Float64[np.ndarray, 
     dimension = (math.isqrt(8 * packed.size + 1) - 1) // 2
     if dimension * (dimension + 1) // 2 != packed.size:
         raise ValueError(f"found {packed.size} values; expected d(d+1)/2 for a whole d")
-    return unpack_upper_chunks([packed], dimension)
-
-
-def unpack_upper_chunks(
-    chunks: Iterable[Float64[np.ndarray, " _"]], dimension: int
-) -> Float64[np.ndarray, "{dimension} {dimension}"]:
-    """The symmetric matrix of an upper triangle that comes in buffers of any lengths; holds one buffer at a time.
-
-    Raises:
-        ValueError: more or fewer than d(d+1)/2 values came.
-    """
     matrix = np.empty((dimension, dimension))
-    expected = dimension * (dimension + 1) // 2
-    row = column = received = 0
-    for chunk in chunks:
-        received += chunk.size
-        if received > expected:
-            break
-        rest = chunk
-        while rest.size:
-            taken = rest[: dimension - column]
-            matrix[row, column : column + taken.size] = taken
-            rest = rest[taken.size :]
-            column += taken.size
-            if column == dimension:
-                row += 1
-                column = row
-    if received != expected:
-        raise ValueError(f"found {received} values; expected {expected} for d = {dimension}")
-    _mirror_upper(matrix)
+    for (start, stop), index in zip(_row_slices(dimension), range(dimension), strict=True):
+        matrix[index, index:] = matrix[index:, index] = packed[start:stop]
     return matrix
 
 
@@ -266,14 +214,6 @@ def symmetrise(matrix: Float64[np.ndarray, "d d"]) -> None:
         mean = (matrix[start:stop, start:] + matrix[start:, start:stop].T) / 2  # (block, d − start)
         matrix[start:stop, start:] = mean
         matrix[start:, start:stop] = mean.T
-
-
-def _mirror_upper(matrix: Float64[np.ndarray, "d d"]) -> None:
-    for start, stop in _blocks(len(matrix)):
-        corner = matrix[start:stop, start:stop]
-        below = np.tril_indices(stop - start, -1)
-        corner[below] = corner.T[below]
-        matrix[stop:, start:stop] = matrix[start:stop, stop:].T
 
 
 def _blocks(dimension: int) -> Iterator[tuple[int, int]]:

@@ -1,8 +1,6 @@
-"""Statistics: packing round trips in any buffers, and MEMIT's second-moment files in both directions."""
+"""Statistics: packing round trips in the order of the wire, and MEMIT's second-moment files in both directions."""
 
 import struct
-import tracemalloc
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +19,9 @@ from collabsecure.statistics import (
     second_moment_filename,
     symmetrise,
     unpack_upper,
-    unpack_upper_chunks,
-    upper_chunks,
 )
+from collabsecure_protocols import Tensor
+from collabsecure_protocols.fixedpoint import Encoder, add_packed, pack_into, signed
 
 
 def symmetric(dimension: int, seed: int = 0) -> np.ndarray:
@@ -59,51 +57,30 @@ def test_statistics_refuse_shapes_that_are_of_no_one_layer(gram_shape, cross_sha
         Statistics(gram=np.zeros(gram_shape), cross=np.zeros(cross_shape))
 
 
-@given(dimension=st.integers(1, 40), chunk_values=st.integers(1, 900))
-def test_packed_triangle_comes_back_whole_in_buffers_of_any_length(dimension, chunk_values):
+@given(dimension=st.integers(1, 40))
+def test_packed_triangle_comes_back_whole(dimension):
     matrix = symmetric(dimension)
-    chunks = list(upper_chunks(matrix, chunk_values=chunk_values))
-    assert {chunk.size for chunk in chunks[:-1]} <= {chunk_values}
-    assert 0 < chunks[-1].size <= chunk_values
-    packed = np.concatenate(chunks)
+    packed = pack_upper(matrix)
     assert (packed == matrix[np.triu_indices(dimension)]).all()
-    assert (packed == pack_upper(matrix)).all()
     assert (unpack_upper(packed) == matrix).all()
-    assert (unpack_upper_chunks(iter(chunks), dimension) == matrix).all()
 
 
-def test_blocks_of_a_large_triangle_are_mirrored_where_they_belong():
-    matrix = symmetric(300)
-    assert (unpack_upper(pack_upper(matrix)) == matrix).all()
-
-
-def test_streaming_the_triangle_holds_one_buffer_and_not_the_triangle():
-    matrix = symmetric(1000)
-    tracemalloc.start()
-    for chunk in upper_chunks(matrix, chunk_values=4096):
-        chunk *= 2  # the consumer's own: writing to it leaves the matrix alone
-        del chunk
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 3 * 4096 * 8
-    assert (matrix == symmetric(1000)).all()
-
-
-def test_a_buffer_that_is_kept_is_not_written_again():
-    first, second = islice(upper_chunks(symmetric(10), chunk_values=5), 2)
-    assert not np.shares_memory(first, second)
+def test_the_secure_sum_sends_a_gram_matrix_in_packed_order():
+    matrix = symmetric(7)
+    tensor = Tensor(name="gram", shape=(7, 7), symmetric=True, bound=100.0, fraction_bits=20)
+    ring = np.empty(tensor.num_values, np.uint64)
+    Encoder(tensor, matrix).encode_into(0, ring)
+    total = np.zeros_like(ring)
+    wire = bytearray(6 * len(ring) + 2)
+    pack_into(ring, 48, wire)
+    add_packed(total, wire, 0, 48)
+    assert (signed(total, 16) == np.rint(pack_upper(matrix) * 2.0**20)).all()
 
 
 @pytest.mark.parametrize("size", [2, 4, 5, 7])
 def test_unpack_refuses_lengths_that_are_no_triangle(size):
     with pytest.raises(ValueError, match=rf"found {size} values"):
         unpack_upper(np.zeros(size))
-
-
-@pytest.mark.parametrize("sizes", [[3, 2], [3, 4], []])
-def test_unpack_of_chunks_refuses_too_few_and_too_many(sizes):
-    with pytest.raises(ValueError, match="expected 6"):
-        unpack_upper_chunks([np.zeros(size) for size in sizes], 3)
 
 
 def memit_file(path: Path, **changes: object) -> Path:
