@@ -182,16 +182,23 @@ def on_start_sum(me: Party, data: ClientData, body: memoryview) -> _Step:
             "V20", f"sum {number} of {len(me.session.sums)} cannot start; {data.next_sum} is the lowest that may"
         )
     _check_unopened(me, data, number)
+    # V34: a sum that went on without word to this client may have been opened with its whole input.
+    uploading = data.state is ClientState.CONTRIBUTING
+    may_be_open = data.state is ClientState.CONFIRMED or (uploading and _has_uploaded(me, data))
+    ledger = data.ledger
+    if may_be_open:
+        ledger = ledger.adding(data.contribution, me.session.sums[data.sum_index].name)
     started = replace(
         _without_secrets_below(data, number),
         state=ClientState.CONTRIBUTING,
+        ledger=ledger,
         next_sum=number + 1,
         link=message.link,
         chunk_digests=(),
         survivors=(),
     )
     events: tuple[ClientEvent, ...] = (NeedInput(sum_index=number, link=message.link),)
-    if data.state is ClientState.CONTRIBUTING:
+    if uploading and not may_be_open:
         left_out = Excluded(sum_index=data.sum_index, reason=f"the server has gone on to sum {number}")
         events = (left_out, *events)
     return started, events

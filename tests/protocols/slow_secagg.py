@@ -214,7 +214,10 @@ class Client(Party):
         r.end()
         need(self.tau < tau < len(self.session.sums), "V20", f"start of sum {tau}", 0)
         self.check_unopened(tau)
-        late = [("excluded", self.tau)] if self.state == "CONTRIBUTING" else []
+        uploading = self.state == "CONTRIBUTING"
+        late = [("excluded", self.tau)] if uploading and not self.uploaded else []
+        if self.state == "CONFIRMED" or (uploading and self.uploaded):
+            self.opened.add((self.contribution, self.session.sums[self.tau].name))
         self.tau, self.state, self.uploaded, self.upload = tau, "CONTRIBUTING", False, None
         return [*late, ("need input", tau, self.link)]
 

@@ -51,6 +51,17 @@ def test_sum_that_finished_without_a_client_is_not_entered():
     assert OPENED not in a.clients[5].ledger.opened
 
 
+@pytest.mark.parametrize("told_survivors", [False, True])
+def test_sum_that_went_on_in_silence_is_entered_if_all_of_the_input_was_out(told_survivors):  # secagg.md V34
+    """Client 5 is next told of sum 1: sum 0 may have been opened with it, so it does not say that it was left out."""
+    a = Attacker().collect()
+    if told_survivors:
+        a.to_all(lambda _: a.survivors(0))
+    events = a.to(5, a.start_sum(1))
+    assert OPENED in a.clients[5].ledger.opened
+    assert [type(event).__name__ for event in events] == ["NeedInput"]
+
+
 def test_refused_sum_is_sat_out_and_the_next_one_taken_part_in():
     first = Attacker().complete(0)
     second = Attacker(session=OTHER, ledgers={1: first.clients[1].ledger}).collect()
