@@ -3,10 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test test-slow lint bench vectors clean
 help:
 	@echo "make demo [ARGS=…]  five clients edit one GPT-2 together, a few minutes on two cores (ARGS=--help lists the options)"
 	@echo "make test           lint, types, import rules and all tests"
+	@echo "make test-slow      what takes longer: the small world made again, byte for byte"
+	@echo "make vectors        protocols/vectors and secagg.md's diagrams, made again; no difference but for a reason"
 	@echo "make lint           ruff, mypy, import-linter"
 	@echo "make bench [ARGS=…] the benchmarks behind benchmarks/README.md, half an hour (ARGS=--quick: minutes)"
 	@echo "make clean          remove .venv and caches; never touches results"
@@ -17,6 +19,9 @@ demo: .venv/demo.done
 test: lint
 	$(BIN)/pytest -n auto $(ARGS)
 
+test-slow: .venv/dev.done
+	$(BIN)/pytest -m slow $(ARGS)
+
 lint: .venv/dev.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -25,6 +30,9 @@ lint: .venv/dev.done
 
 bench: .venv/bench.done
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+vectors: .venv/dev.done
+	$(BIN)/python tests/protocols/regenerate.py
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

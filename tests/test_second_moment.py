@@ -11,7 +11,7 @@ from collabsecure.errors import BadFile, ModelMismatch
 from collabsecure.layers import EditableModel
 from collabsecure.second_moment import compute_second_moments
 
-WORDS = "The capital of Norland is Ostrava, and Ada Quill plays the piano in Köln".split()  # noqa: SIM905
+WORDS = "The capital of Norland is Ostrava, and Ada Quill plays the piano in Köln".split()
 
 
 def texts(number: int = 40) -> list[str]:
