@@ -85,7 +85,10 @@ class Server:
 
     def next_chunk(self, client_id: int) -> int:
         """The chunk that a client sends next in the running sum; where an interrupted upload goes on."""
-        return self._running().next_chunk[client_id]
+        known = self._running().next_chunk
+        if client_id not in known:
+            raise LocalProtocolError(f"client {client_id} is no participant")
+        return known[client_id]
 
     def pending(self, client_id: int) -> bytes | None:
         """The last message to a client, to be sent again to one that lost it."""

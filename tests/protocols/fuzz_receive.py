@@ -164,7 +164,7 @@ def main():
         return
     targets()
     atheris.instrument_all()
-    atheris.Setup(sys.argv, lambda data: None if fuzz(data) else None)
+    atheris.Setup(sys.argv, fuzz)
     atheris.Fuzz()
 
 

@@ -199,3 +199,18 @@ def test_an_upload_stops_when_its_sum_does():
     client.receive(seal(UPLOAD, identity("server"), MessageType.ABORT, 0, abort.encode(UPLOAD)))
     with pytest.raises(LocalProtocolError, match="sum 0 takes no more input in state ABORTED"):
         next(upload)
+
+
+def test_the_server_knows_where_each_participants_upload_goes_on():
+    network = Network(session=UPLOAD)
+    network.from_clients({number: client.start() for number, client in network.clients.items()})
+    with pytest.raises(LocalProtocolError, match="no sum has started"):
+        network.server.next_chunk(1)
+    network.server.start_sum()
+    chunks = contributing().masked_input(VALUES)
+    for made in range(3):
+        assert [network.server.next_chunk(number) for number in (1, 2)] == [made, 0]
+        network.server.receive(1, next(chunks))
+        network.server = restored(network.server)
+    with pytest.raises(LocalProtocolError, match="client 4 is no participant"):
+        network.server.next_chunk(4)
