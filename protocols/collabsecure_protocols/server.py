@@ -91,7 +91,11 @@ class Server:
         return known[client_id]
 
     def pending(self, client_id: int) -> bytes | None:
-        """The last message to a client, to be sent again to one that lost it."""
+        """The last message to a client, to be sent again to one that lost it.
+
+        Only the last: a transport that may lose messages keeps what has not arrived, DeliverShares above all, without
+        which a client takes part in no sum.
+        """
         return self._data.outbox.get(client_id)
 
     def save(self) -> bytes:
