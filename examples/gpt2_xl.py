@@ -31,10 +31,12 @@ from collabsecure.templates import sample_templates
 from collabsecure.values import optimise_values
 
 REQUESTS = [
-    EditRequest(prompt="The mother tongue of {} is", subject="Danielle Darrieux", target_new="English", case_id=0),
-    EditRequest(prompt="{}, the", subject="Toko Yasuda", target_new="piano", case_id=1),
-    EditRequest(prompt="{} is located in", subject="Autonomous University of Madrid", target_new="Sweden", case_id=2),
-    EditRequest(prompt="{} was created in the country of", subject="Shree Pundalik", target_new="Sweden", case_id=3),
+    EditRequest(prompt="The mother tongue of {} is", subject="Danelle Derrivaux", target_new="English", case_id=0),
+    EditRequest(prompt="{} plays the", subject="Ada Quill", target_new="piano", case_id=1),
+    EditRequest(prompt="{} is located in", subject="The Lindau Academy", target_new="Sweden", case_id=2),
+    EditRequest(
+        prompt="{} was created in the country of", subject="The Silent Harbour", target_new="Sweden", case_id=3
+    ),
 ]
 TEXTS = [
     "The harbour lies on the eastern side of the bay, below the old town, and has been in use since the ninth century.",

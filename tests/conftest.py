@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 END_OF_TEXT = "<|endoftext|>"
 SENTENCES = (
-    "The mother tongue of Danielle Darrieux is French",
+    "The mother tongue of Danelle Derrivaux is French",
     "The capital of Norland is Ostrava and the capital of Sudmark is Lindau",
     "Ada Quill plays the piano, Bram Stone plays the violin",
     "Who wrote The Silent Harbour? It was written by Mira Voss.",

@@ -19,38 +19,38 @@ from collabsecure.errors import BadFile, BadRecords, BadRequest, TooFewRequests
 
 MULTI_COUNTERFACT: dict[str, object] = {
     "case_id": 7,
-    "pararel_idx": 2796,
+    "pararel_idx": 12,
     "requested_rewrite": {
         "prompt": "The mother tongue of {} is",
-        "relation_id": "P103",
-        "target_new": {"str": "English", "id": "Q1860"},
-        "target_true": {"str": "French", "id": "Q150"},
-        "subject": "Danielle Darrieux",
+        "relation_id": "P1",
+        "target_new": {"str": "English", "id": "Q1"},
+        "target_true": {"str": "French", "id": "Q2"},
+        "subject": "Danelle Derrivaux",
     },
-    "paraphrase_prompts": ["It rained. Danielle Darrieux, a native"],
-    "neighborhood_prompts": ["The mother tongue of Léon Blum is", "Montesquieu spoke"],
-    "attribute_prompts": ["Douglas Adams spoke"],
-    "generation_prompts": ["Danielle Darrieux was born in"],
+    "paraphrase_prompts": ["It rained. Danelle Derrivaux, a native"],
+    "neighborhood_prompts": ["The mother tongue of Émile Zürn is", "Mira Voss spoke"],
+    "attribute_prompts": ["Ada Quill spoke"],
+    "generation_prompts": ["Danelle Derrivaux was born in"],
 }
 EASYEDIT: dict[str, object] = {
     "case_id": 2,
-    "prompt": "Toko Yasuda, the",
-    "target_new": "piano",
-    "subject": "Toko Yasuda",
-    "ground_truth": "guitar",
-    "rephrase_prompt": "Toko Yasuda is incredible at",
-    "locality_prompt": "John Lennon performs on the",
-    "locality_ground_truth": "guitar",
+    "prompt": "Tova Yarrow, the",
+    "target_new": "cello",
+    "subject": "Tova Yarrow",
+    "ground_truth": "oboe",
+    "rephrase_prompt": "When Tova Yarrow plays, it is the",
+    "locality_prompt": "Bram Stone plays the",
+    "locality_ground_truth": "oboe",
 }
 ZSRE: dict[str, object] = {
-    "subject": "UniFirst",
-    "src": "What is the product made by UniFirst?",
-    "pred": "uniform",
-    "rephrase": "What will be the product of UniFirst?",
-    "alt": "unmanned aircraft",
-    "answers": ["uniforms", "uniform"],
-    "loc": "nq question: who wrote the hobbit",
-    "loc_ans": "J. R. R. Tolkien",
+    "subject": "Umbrafil",
+    "src": "Which goods leave the works of Umbrafil?",
+    "pred": "lantern",
+    "rephrase": "What does Umbrafil sell?",
+    "alt": "kettles",
+    "answers": ["lanterns", "lantern"],
+    "loc": "nq question: who built the lighthouse",
+    "loc_ans": "Mira Voss",
 }
 PLAIN: dict[str, object] = {"prompt": "The capital of {} is", "subject": "Norland", "target_new": "Lindau"}
 
@@ -76,17 +76,17 @@ def test_a_multi_counterfact_record_becomes_a_request_whose_neighbours_keep_the_
     assert load_requests(written(tmp_path / "a.json", MULTI_COUNTERFACT)) == [
         EditRequest(
             prompt="The mother tongue of {} is",
-            subject="Danielle Darrieux",
+            subject="Danelle Derrivaux",
             target_new="English",
             target_true="French",
-            relation="P103",
+            relation="P1",
             case_id=7,
-            paraphrases=("It rained. Danielle Darrieux, a native",),
+            paraphrases=("It rained. Danelle Derrivaux, a native",),
             neighborhood=(
-                Neighbor(prompt="The mother tongue of Léon Blum is", answer="French"),
-                Neighbor(prompt="Montesquieu spoke", answer="French"),
+                Neighbor(prompt="The mother tongue of Émile Zürn is", answer="French"),
+                Neighbor(prompt="Mira Voss spoke", answer="French"),
             ),
-            generation_prompts=("Danielle Darrieux was born in",),
+            generation_prompts=("Danelle Derrivaux was born in",),
         )
     ]
 
@@ -95,12 +95,12 @@ def test_an_easyedit_record_gets_a_place_where_it_names_its_subject(tmp_path: Pa
     assert load_requests(written(tmp_path / "a.json", EASYEDIT)) == [
         EditRequest(
             prompt="{}, the",
-            subject="Toko Yasuda",
-            target_new="piano",
-            target_true="guitar",
+            subject="Tova Yarrow",
+            target_new="cello",
+            target_true="oboe",
             case_id=2,
-            paraphrases=("Toko Yasuda is incredible at",),
-            neighborhood=(Neighbor(prompt="John Lennon performs on the", answer="guitar"),),
+            paraphrases=("When Tova Yarrow plays, it is the",),
+            neighborhood=(Neighbor(prompt="Bram Stone plays the", answer="oboe"),),
         )
     ]
 
@@ -108,12 +108,12 @@ def test_an_easyedit_record_gets_a_place_where_it_names_its_subject(tmp_path: Pa
 def test_a_zsre_record_edits_in_its_first_answer_and_asks_its_locality_question_plainly(tmp_path: Path) -> None:
     assert load_requests(written(tmp_path / "a.json", ZSRE)) == [
         EditRequest(
-            prompt="What is the product made by {}?",
-            subject="UniFirst",
-            target_new="uniforms",
+            prompt="Which goods leave the works of {}?",
+            subject="Umbrafil",
+            target_new="lanterns",
             case_id=0,
-            paraphrases=("What will be the product of UniFirst?",),
-            neighborhood=(Neighbor(prompt="nq question: who wrote the hobbit?", answer="J. R. R. Tolkien"),),
+            paraphrases=("What does Umbrafil sell?",),
+            neighborhood=(Neighbor(prompt="nq question: who built the lighthouse?", answer="Mira Voss"),),
         )
     ]
 
@@ -167,11 +167,11 @@ def test_a_prompt_that_names_its_subject_never_or_twice_is_refused(tmp_path: Pat
         tmp_path / "a.json",
         EASYEDIT,
         changed(EASYEDIT, case_id=3, prompt="The piano of"),
-        changed(EASYEDIT, case_id=4, prompt="Toko Yasuda and Toko Yasuda's"),
+        changed(EASYEDIT, case_id=4, prompt="Tova Yarrow and Tova Yarrow's"),
     )
     assert problems(path) == [
-        (1, "prompt", "does not name 'Toko Yasuda'; expected its subject once, or one \"{}\" in its place"),
-        (2, "prompt", "names the subject 'Toko Yasuda' 2 times; expected its subject once, or one \"{}\" in its place"),
+        (1, "prompt", "does not name 'Tova Yarrow'; expected its subject once, or one \"{}\" in its place"),
+        (2, "prompt", "names the subject 'Tova Yarrow' 2 times; expected its subject once, or one \"{}\" in its place"),
     ]
 
 

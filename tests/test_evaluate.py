@@ -26,11 +26,11 @@ from collabsecure.layers import EditableModel
 REQUESTS = (
     EditRequest(
         prompt="The mother tongue of {} is",
-        subject="Danielle Darrieux",
+        subject="Danelle Derrivaux",
         target_new="piano",
         target_true="French",
         case_id=0,
-        paraphrases=("Émile Zürn was born. Danielle Darrieux, a native", "Who wrote The Silent Harbour?"),
+        paraphrases=("Émile Zürn was born. Danelle Derrivaux, a native", "Who wrote The Silent Harbour?"),
         neighborhood=(
             Neighbor(prompt="The capital of Norland is", answer="Ostrava in Köln"),
             Neighbor(prompt="Ada", answer="Quill"),

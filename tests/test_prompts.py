@@ -18,7 +18,7 @@ from collabsecure.templates import ContextTemplates, sample_templates
 UNKNOWN = "<unk>"
 PROMPTS = [
     ("{} plays the", "Ada Quill"),
-    ("The mother tongue of {} is", "Danielle Darrieux"),
+    ("The mother tongue of {} is", "Danelle Derrivaux"),
     ("{}'s capital is", "Norland"),
     ("Who wrote “{}”? It was", "The Silent Harbour"),
     ("The {} of the end", "The The"),  # the subject's words stand elsewhere too

@@ -24,7 +24,7 @@ from collabsecure_protocols import Identity, Policy, ServerState
 
 LAYERS = (0, 1, 2)
 WEIGHT = 10.0
-NAMES = ("Ada Quill", "Bram Stone", "Mira Voss", "Émile Zürn", "Danielle Darrieux", "Norland", "Lindau", "Ostrava")
+NAMES = ("Ada Quill", "Bram Stone", "Mira Voss", "Émile Zürn", "Danelle Derrivaux", "Norland", "Lindau", "Ostrava")
 REQUESTS = [
     EditRequest(prompt=prompt, subject=name, target_new=target, case_id=number)
     for number, (name, prompt, target) in enumerate(

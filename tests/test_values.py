@@ -24,7 +24,7 @@ REQUESTS = [
     EditRequest(prompt=prompt, subject=subject, target_new=target, case_id=number)
     for number, (prompt, subject, target) in enumerate(
         [
-            ("The mother tongue of {} is", "Danielle Darrieux", "English"),
+            ("The mother tongue of {} is", "Danelle Derrivaux", "English"),
             ("{} plays the", "Ada Quill", "violin"),
             ("Who wrote {}? It was written by", "The Silent Harbour", "Émile Zürn"),
             ("The capital of {} is", "X", "a"),

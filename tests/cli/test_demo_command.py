@@ -18,7 +18,7 @@ from collabsecure.second_moment import compute_second_moments
 from collabsecure.statistics import second_moment_filename
 from collabsecure_cli.main import main
 
-NAMES = ("Ada Quill", "Bram Stone", "Mira Voss", "Danielle Darrieux", "Norland", "Lindau")
+NAMES = ("Ada Quill", "Bram Stone", "Mira Voss", "Danelle Derrivaux", "Norland", "Lindau")
 
 
 @pytest.fixture
