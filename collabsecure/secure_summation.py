@@ -17,7 +17,6 @@ from collabsecure_protocols import (
     Aborted,
     Client,
     Identity,
-    Ledger,
     NeedInput,
     Policy,
     SendToClient,
@@ -96,11 +95,6 @@ class SecureSummation:
         self._link = b""
         self._silent: set[int] = set()
         self._set_up = False
-
-    @property
-    def ledgers(self) -> Mapping[int, Ledger]:
-        """What each client has contributed."""
-        return {number: client.ledger for number, client in self._clients.items()}
 
     def sum(self, index: int, uploads: Mapping[int, Mapping[int, Statistics]], *, link: bytes) -> Summed:
         """Sum number `index` of the session over the clients that stay.

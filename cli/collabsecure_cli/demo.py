@@ -204,6 +204,7 @@ def _run(
     before, said_before = scored("before", {}), complete(model, shown, max_new_tokens=6)
     steps = num_clients * len(layers)
     edits: dict[str, CollaborativeEdit] = {}
+    sent: dict[str, int] = {}  # bytes, by all clients together
     for name in ("layer-synchronous", "one-shot"):
         summation = _secure_sum(choices, clients, one_shot=name == "one-shot", drops=wanted, out=out)
         with _bar(f"edit together, {name}", steps) as advance:
@@ -216,6 +217,7 @@ def _run(
                 flow=name,
                 progress=advance,
             )
+        sent[name] = summation.bytes_up
     survivors = edits["layer-synchronous"].survivors
     with _bar("edit globally", len(layers)) as advance:
         reference = edit_globally(
@@ -236,6 +238,9 @@ def _run(
         model.save(out / "model")
 
     click.echo(_table(rows, reference, layers))
+    click.echo(
+        f"\nThe clients sent {sent[flow] / 1e6:.1f} MB, masked; the server saw {len(layers)} layers' sums, no more."
+    )
     if any(len(members) < num_clients for members in survivors.values()):
         who = "; ".join(f"layer {layer}: clients {', '.join(map(str, survivors[layer]))}" for layer in layers)
         click.echo(f"\nSome clients dropped out. In the sums, and in GLOBAL-EDIT here: {who}.")
