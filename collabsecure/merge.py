@@ -72,7 +72,7 @@ def merge_delta(
 def equilibration(second_moment: Float64[np.ndarray, "d_in d_in"]) -> Float64[np.ndarray, " d_in"]:
     """The public scales s_j = 1/√C_jj that make entries of like size of what travels.
 
-    A Gram matrix travels as G_ij·s_i·s_j, a cross term as X_ij·s_j (DESIGN §4, Ring).
+    A Gram matrix travels as G_ij·s_i·s_j, a cross term as X_ij·s_j, with the power of two next to each s (`sessions`).
 
     >>> equilibration(np.diag([4.0, 0.25]))
     array([0.5, 2. ])

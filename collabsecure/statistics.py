@@ -117,7 +117,7 @@ class SecondMoment:
     def weighted(self, weight: float | int) -> Float64[np.ndarray, "d_in d_in"]:
         """C = λ·E[k kᵀ], the `second_moment` that `merge.merge_delta` takes.
 
-        Later rounds of editing add the Gram matrices of earlier rounds to this: C + G_hist (DESIGN §2, multi-round).
+        Later rounds of editing add the Gram matrices of earlier rounds to this: C + G_hist.
         """
         if not (math.isfinite(weight) and weight > 0):
             raise ValueError(f"found weight {weight}; expected a positive number")

@@ -238,9 +238,7 @@ def _run(
         model.save(out / "model")
 
     click.echo(_table(rows, reference, layers))
-    click.echo(
-        f"\nThe clients sent {sent[flow] / 1e6:.1f} MB, masked; the server saw {len(layers)} layers' sums, no more."
-    )
+    click.echo(f"\nThe clients sent {sent[flow] / 1e6:.1f} MB, masked; the server saw sums, and who took part.")
     if any(len(members) < num_clients for members in survivors.values()):
         who = "; ".join(f"layer {layer}: clients {', '.join(map(str, survivors[layer]))}" for layer in layers)
         click.echo(f"\nSome clients dropped out. In the sums, and in GLOBAL-EDIT here: {who}.")
