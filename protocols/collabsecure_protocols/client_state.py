@@ -126,11 +126,12 @@ def _header(session: Session, public: bytes) -> bytes:
     return context(Label.STATE, b"client", session.transcript, public)
 
 
-def check_saved(blob: bytes, header: bytes) -> bytes:
+def check_saved(blob: bytes | memoryview, header: bytes) -> memoryview:
     """The part of saved state behind its header, checked for damage and for whose it is (V35)."""
-    body, checksum = blob[:-_HASH_BYTES], blob[-_HASH_BYTES:]
-    if len(blob) < _HASH_BYTES or hashlib.sha256(body).digest() != checksum:
-        raise StateRefused(f"V35: saved state of {len(blob)} bytes is damaged; its checksum does not match")
-    if not body.startswith(header):
+    view = memoryview(blob)
+    body, checksum = view[:-_HASH_BYTES], view[-_HASH_BYTES:]
+    if len(view) < _HASH_BYTES or hashlib.sha256(body).digest() != checksum:
+        raise StateRefused(f"V35: saved state of {len(view)} bytes is damaged; its checksum does not match")
+    if body[: len(header)] != header:
         raise StateRefused("V35: saved state is of another session, role or identity")
     return body[len(header) :]

@@ -44,6 +44,8 @@ class Label(bytes, enum.Enum):
     SELF_MASK = b"collabsecure/1 self mask"  # AES-256 key of one tensor's self mask
     VIEW = b"collabsecure/1 view"  # what a consistency check signs
     STATE = b"collabsecure/1 saved state"  # integrity of saved state
+    TRANSPORT = b"collabsecure/1 transport request"  # a client's signature under a host's own request
+    RESULT = b"collabsecure/1 result"  # the server's signature under what was made of a sum
 
 
 class Secret:

@@ -5,12 +5,14 @@
 3. After `SetupFinished`: `start_sum(…)`; after `SumFinished`: `decode(tensor)`; then the next `start_sum(…)`.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
 from . import server_steps as steps
 from .client_state import NO_LINK
-from .envelope import LINK_BYTES, MessageType, open_envelope, seal
+from .envelope import LINK_BYTES, Envelope, MessageType, open_envelope, seal
 from .errors import SERVER, ClientId, LocalProtocolError, RemoteProtocolError
 from .events import Aborted, SendToClient, ServerEvent, SetupFinished, SumFinished
 from .fixedpoint import decode, signed
@@ -23,7 +25,7 @@ from .server_state import RunningSum, ServerData
 from .session import Session
 from .states import SERVER_ACCEPTS, ServerState
 from .tensors import CHUNK_VALUES
-from .wire import Malformed, write_bitmap
+from .wire import write_bitmap
 
 
 class Server:
@@ -38,7 +40,7 @@ class Server:
         self._set_up(session, identity, ServerData())
 
     @classmethod
-    def restore(cls, blob: bytes, session: Session, identity: Identity) -> "Server":
+    def restore(cls, blob: bytes | memoryview, session: Session, identity: Identity) -> "Server":
         """The server whose `save()` gave these bytes.
 
         Raises:
@@ -100,7 +102,27 @@ class Server:
 
     def save(self) -> bytes:
         """The whole state, running sum included, but for the identity key."""
+        return b"".join(self.save_parts())
+
+    def save_parts(self) -> Iterator[bytes | memoryview]:
+        """`save()` in pieces, for a file: the running sum is not copied. Take them all before the next call."""
         return self._data.encode(self.session, self._identity.public)
+
+    def check_chunk(self, client_id: int, payload: bytes | bytearray | memoryview, *, index: int) -> None:
+        """Check all of a masked input that can be checked before its turn comes, and change nothing.
+
+        For a host that collects a client's chunks and hands them over once the last has arrived (secagg.md, "Partial
+        uploads"): `payload` must be what `receive` will take when chunk `index` is next.
+
+        Raises:
+            RemoteProtocolError: a check failed.
+
+        """
+        envelope = self._open(client_id, payload)
+        if envelope.type is not MessageType.MASKED_INPUT or self.state is not ServerState.MASKED_INPUT:
+            raise steps.refuse(client_id, "V04", f"{envelope.type.name} as a chunk in state {self.state}")
+        with steps.malformed_is_refused(client_id, envelope):
+            steps.check(self._view(), client_id, envelope, payload, chunk=index)
 
     def receive(self, client_id: int, payload: bytes | bytearray | memoryview) -> tuple[ServerEvent, ...]:
         """Take one message from a client. Its last accepted message, repeated, gives no event.
@@ -109,9 +131,7 @@ class Server:
             RemoteProtocolError: a check failed; the state is as it was.
 
         """
-        if not 1 <= client_id <= self.session.num_clients:
-            raise LocalProtocolError(f"client {client_id} is not on the roster of {self.session.num_clients}")
-        envelope = open_envelope(self.session, payload, ClientId(client_id))
+        envelope = self._open(client_id, payload)
         expected = SERVER_ACCEPTS.get(self.state)
         fingerprint = envelope.fingerprint
         if fingerprint == self._data.last_received.get(client_id):
@@ -119,15 +139,18 @@ class Server:
         if envelope.type is not expected:
             wanted = expected.name if expected else "no message"
             raise steps.refuse(client_id, "V04", f"{envelope.type.name} in state {self.state}; expected {wanted}")
-        try:
+        with steps.malformed_is_refused(client_id, envelope):
             accept = steps.check(self._view(), client_id, envelope, payload)
-        except Malformed as error:
-            raise steps.refuse(client_id, "V07", f"{envelope.type.name}: {error}") from error
         answered = accept()
         self._data.last_received[client_id] = fingerprint
         if answered:
             self._waiting.discard(client_id)
         return () if self._waiting else self._advance()
+
+    def _open(self, client_id: int, payload: bytes | bytearray | memoryview) -> Envelope:
+        if not 1 <= client_id <= self.session.num_clients:
+            raise LocalProtocolError(f"client {client_id} is not on the roster of {self.session.num_clients}")
+        return open_envelope(self.session, payload, ClientId(client_id))
 
     def close_phase(self) -> tuple[ServerEvent, ...]:
         """The phase's deadline has passed: go on with those who answered, or abort if they are too few."""

@@ -1,6 +1,6 @@
 """All that a server remembers, and its bytes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TypeVar
@@ -48,8 +48,15 @@ class ServerData:
     outbox: dict[int, bytes] = field(default_factory=dict, repr=False)  # client → the last message to it
     last_received: dict[int, bytes] = field(default_factory=dict)  # client → fingerprint of its last accepted message
 
-    def encode(self, session: Session, public: bytes) -> bytes:
-        """Bytes for a file, running sum included; an SHA-256 at the end finds damage."""
+    def encode(self, session: Session, public: bytes) -> Iterator[bytes | memoryview]:
+        """Bytes for a file, in pieces, the running sum not copied; an SHA-256 at the end finds damage."""
+        checksum = sha256()
+        for part in self._parts(session, public):
+            checksum.update(part)
+            yield part
+        yield checksum.digest()
+
+    def _parts(self, session: Session, public: bytes) -> Iterator[bytes | memoryview]:
         out = Writer().raw(_header(session, public)).u8(list(ServerState).index(self.state))
         _write_map(out, self.adverts, lambda advert: advert.body + advert.signature)
         for mapping in (self.share_bodies, self.outbox, self.last_received):
@@ -65,12 +72,14 @@ class ServerData:
             for dealer, shares in sorted(running.revealed.items()):
                 _write_map(out.u16(dealer), shares, bytes)
             for number, total in enumerate(running.totals):
-                out.u8(number in running.cleared).raw(total.tobytes())
-        body = out.finish()
-        return body + sha256(body).digest()
+                out.u8(number in running.cleared)
+                yield out.finish()
+                yield total.data.cast("B")
+                out = Writer()
+        yield out.finish()
 
     @classmethod
-    def decode(cls, blob: bytes, session: Session, public: bytes) -> "ServerData":
+    def decode(cls, blob: bytes | memoryview, session: Session, public: bytes) -> "ServerData":
         """Read what `encode` wrote.
 
         Raises:
@@ -102,7 +111,7 @@ class ServerData:
             for number, tensor in enumerate(session.sums[index].tensors):
                 if data.flag():
                     cleared.add(number)
-                totals.append(np.frombuffer(data.raw(8 * tensor.num_values), np.uint64).copy())
+                totals.append(np.frombuffer(data.view(8 * tensor.num_values), np.uint64).copy())
             running = RunningSum(
                 index=index,
                 link=link,

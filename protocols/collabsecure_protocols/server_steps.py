@@ -5,7 +5,8 @@ has now answered.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from .dealing import share_commitment
@@ -93,23 +94,41 @@ class View:
         )
 
 
+@contextmanager
+def malformed_is_refused(client_id: int, envelope: Envelope) -> Iterator[None]:
+    """V07."""
+    try:
+        yield
+    except Malformed as error:
+        raise refuse(client_id, "V07", f"{envelope.type.name}: {error}") from error
+
+
 def check(
-    view: View, client_id: int, envelope: Envelope, payload: bytes | bytearray | memoryview
+    view: View,
+    client_id: int,
+    envelope: Envelope,
+    payload: bytes | bytearray | memoryview,
+    *,
+    chunk: int | None = None,
 ) -> Callable[[], bool]:
-    """All checks of a message in its phase; what is returned makes the change and says whether that was all."""
+    """All checks of a message in its phase; what is returned makes the change and says whether that was all.
+
+    `chunk` is the number that masked input must have where it is not to be added yet; without it, the next one's.
+    """
     if client_id not in view.waiting:
         raise refuse(client_id, "V08", f"{envelope.type.name} from a client that has answered or is out of this phase")
     envelope.verify(view.session)
+    if envelope.type is MessageType.MASKED_INPUT:
+        return _check_chunk(view, client_id, envelope, payload, chunk)
     return {
         MessageType.ADVERTISE_KEYS: _check_advert,
         MessageType.SHARE_KEYS: _check_shares,
-        MessageType.MASKED_INPUT: _check_chunk,
         MessageType.CONSISTENCY_CHECK: _check_confirmation,
         MessageType.UNMASK: _check_unmask,
-    }[envelope.type](view, client_id, envelope, payload)
+    }[envelope.type](view, client_id, envelope)
 
 
-def _check_advert(view: View, client_id: int, envelope: Envelope, _: object) -> Callable[[], bool]:
+def _check_advert(view: View, client_id: int, envelope: Envelope) -> Callable[[], bool]:
     advert = AdvertiseKeys.decode(envelope.body, view.session)
     if any(is_low_order(key) for key in (advert.channel_key, *advert.mask_keys)):
         raise refuse(client_id, "V10", "a key of low order")
@@ -122,7 +141,7 @@ def _check_advert(view: View, client_id: int, envelope: Envelope, _: object) -> 
     return accept
 
 
-def _check_shares(view: View, client_id: int, envelope: Envelope, _: object) -> Callable[[], bool]:
+def _check_shares(view: View, client_id: int, envelope: Envelope) -> Callable[[], bool]:
     expected = sum(_ENTRY * len(view.graph[number][client_id]) + _OWN_ENTRY for number in range(len(view.session.sums)))
     if len(envelope.body) != expected:
         raise Malformed(f"{len(envelope.body)} bytes of shares, expected {expected}")
@@ -136,12 +155,16 @@ def _check_shares(view: View, client_id: int, envelope: Envelope, _: object) -> 
 
 
 def _check_chunk(
-    view: View, client_id: int, envelope: Envelope, payload: bytes | bytearray | memoryview
+    view: View,
+    client_id: int,
+    envelope: Envelope,
+    payload: bytes | bytearray | memoryview,
+    expected: int | None,
 ) -> Callable[[], bool]:
     running = view.running
     data = Reader(envelope.body[:CHUNK_HEADER_BYTES])
     sum_index, index, link = data.u16(), data.u32(), data.raw(LINK_BYTES)
-    expected = running.next_chunk[client_id]
+    expected = running.next_chunk[client_id] if expected is None else expected
     if sum_index != running.index:
         raise refuse(client_id, "V20", f"masked input of sum {sum_index} during sum {running.index}")
     if link != running.link:
@@ -165,7 +188,7 @@ def _check_chunk(
     return accept
 
 
-def _check_confirmation(view: View, client_id: int, envelope: Envelope, _: object) -> Callable[[], bool]:
+def _check_confirmation(view: View, client_id: int, envelope: Envelope) -> Callable[[], bool]:
     message, running = ConsistencyCheck.decode(envelope.body), view.running
     if message.sum_index != running.index:
         raise refuse(client_id, "V20", f"confirmation of sum {message.sum_index} during sum {running.index}")
@@ -179,7 +202,7 @@ def _check_confirmation(view: View, client_id: int, envelope: Envelope, _: objec
     return accept
 
 
-def _check_unmask(view: View, client_id: int, envelope: Envelope, _: object) -> Callable[[], bool]:
+def _check_unmask(view: View, client_id: int, envelope: Envelope) -> Callable[[], bool]:
     running, dealers = view.running, view.dealers(client_id)
     message = Unmask.decode(envelope.body, len(dealers))
     if message.sum_index != running.index:

@@ -73,11 +73,15 @@ class Reader:
 
     def raw(self, length: int) -> bytes:
         """Exactly `length` bytes."""
+        return bytes(self.view(length))
+
+    def view(self, length: int) -> memoryview:
+        """Exactly `length` bytes where they lie, not copied."""
         left = len(self._data) - self._at
         if length > left:
             raise Malformed(f"{length} bytes announced at offset {self._at}, {left} left")
         self._at += length
-        return bytes(self._data[self._at - length : self._at])
+        return self._data[self._at - length : self._at]
 
     def _number(self, form: str, size: int) -> int:
         value: int = struct.unpack(form, self.raw(size))[0]
