@@ -134,3 +134,7 @@ class OutOfMemory(CollabsecureError):
 
 class SumAborted(CollabsecureError):
     """Too few clients stayed to open a sum; nothing of it was revealed."""
+
+
+class BadSession(CollabsecureError):
+    """A session whose parameters are no editing session's, or that contradicts itself; nobody can take part in it."""
