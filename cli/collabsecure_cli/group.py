@@ -18,6 +18,18 @@ class Interrupted(click.ClickException):
         click.echo(f"\n{self.format_message()}", err=True)
 
 
+class NoResult(click.ClickException):
+    """The session ended without a result for this party: aborted, or went on without it."""
+
+    exit_code = 3
+
+
+class Unreachable(click.ClickException):
+    """The other side did not answer for as long as we were told to wait; the same command line goes on later."""
+
+    exit_code = 4
+
+
 class CommandGroup(click.Group):
     """Commands whose typed errors become one line and exit code 1; any other error is a bug and keeps its traceback."""
 
