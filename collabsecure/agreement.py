@@ -58,7 +58,7 @@ class Agreement:
 
     def __post_init__(self) -> None:
         for what, text in (("model", self.model), ("revision", self.revision), ("server_name", self.server_name)):
-            _require(text is None or _is_name(text), what, repr(text), "printable text")
+            _require(text is None or is_name(text), what, repr(text), "printable text")
         digests = {"weights": self.weights_digest} | {_MOMENT(layer): d for layer, d in self.second_moments.items()}
         for what, digest in digests.items():
             _require(_DIGEST.fullmatch(digest) is not None, what, repr(digest), "64 hex digits")
@@ -71,7 +71,7 @@ class Agreement:
         _require(self.max_edits >= 1, "max_edits", str(self.max_edits), "at least 1")
         _groups(self.templates)
         for name in self.client_names:
-            _require(_is_name(name), "client_names", repr(name), "printable text")
+            _require(is_name(name), "client_names", repr(name), "printable text")
         twice = [name for name, count in Counter((*self.client_names, self.server_name)).items() if count > 1]
         _require(not twice, "names", f"{twice[:1]} twice", "one name for each party")
 
@@ -163,6 +163,15 @@ def second_moment_digest(second_moment: Float64[np.ndarray, "d d"]) -> str:
     return digest.hexdigest()
 
 
+def is_name(text: str) -> bool:
+    r"""Whether a text is fit to name something to people: it cannot move a terminal's cursor, or be nothing at all.
+
+    >>> is_name("Müller & Co"), is_name(""), is_name("a\x1b[2J")
+    (True, False, False)
+    """
+    return 0 < len(text) <= _LONGEST_NAME and text.isprintable() and text == text.strip()
+
+
 def _check_sums(agreement: Agreement, sums: tuple[Sum, ...]) -> None:
     """The sums must be those of the flow: of each layer, its Gram matrix and its cross term, in the same units."""
     pairs = {f"layer {layer}": [gram_name(layer), cross_name(layer)] for layer in agreement.layers}
@@ -215,11 +224,6 @@ def _groups(templates: str) -> tuple[tuple[str, ...], ...]:
         texts and groups and groups[0][0] == "{}", "templates", repr(templates[:80]), 'groups of contexts, "{}" first'
     )
     return tuple(map(tuple, groups))
-
-
-def _is_name(text: str) -> bool:
-    """Whether a text is fit to be shown to people: it cannot move a terminal's cursor, or be nothing at all."""
-    return 0 < len(text) <= _LONGEST_NAME and text.isprintable() and text == text.strip()
 
 
 def _require(holds: object, what: str, found: str, expected: str) -> None:

@@ -48,11 +48,11 @@ def complete_or_absent(path: Path, *, force: bool) -> Iterator[Path]:
         mode = temporary.stat().st_mode
         yield temporary
         temporary.chmod(mode)  # safetensors makes files that only their owner may read
-        _flush(temporary)
+        flush(temporary)
         if not force:
             refuse_existing(path)  # again: the writing may have taken hours
         temporary.replace(path)
-        _flush(path.parent)  # the rename itself survives a power cut
+        flush(path.parent)  # the rename itself survives a power cut
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
@@ -90,7 +90,7 @@ def in_words(error: OSError) -> str:
     return reason[:1].lower() + reason[1:]
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Wait until a file, or a folder's list of names, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

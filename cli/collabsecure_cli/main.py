@@ -5,11 +5,16 @@ import click
 import collabsecure
 from collabsecure_cli.demo import demo
 from collabsecure_cli.group import CommandGroup
+from collabsecure_cli.identity import identity
 from collabsecure_cli.second_moment import second_moment
 
 
-@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(collabsecure.__version__, prog_name="collabsecure")
+@click.group(
+    cls=CommandGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "COLLABSECURE"},
+)
+# Containers often have a variable COLLABSECURE_VERSION; it must not end every command.
+@click.version_option(collabsecure.__version__, prog_name="collabsecure", allow_from_autoenv=False)
 def main() -> None:
     """Edit one language model together, without showing anybody your edits.
 
@@ -18,9 +23,14 @@ def main() -> None:
       0    done
       1    refused or failed; one line on standard error says why
       2    the command line is not right
+      3    the session ended without a result: aborted, or it went on without this client
+      4    the other side could not be reached for as long as we were told to wait
       130  interrupted (Ctrl-C)
+
+    Every option can also come from the environment: COLLABSECURE_CLIENT_SERVER is --server of `client`.
     """  # noqa: D301 - \b is click's mark for lines that stay as they are
 
 
 main.add_command(demo)
+main.add_command(identity)
 main.add_command(second_moment)
