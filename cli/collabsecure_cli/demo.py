@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING
 
 import click
 import numpy as np
-from tqdm import tqdm
 
+from collabsecure.agreement import Flow
 from collabsecure.edits import EditRequest, load_requests, split_among_clients
 from collabsecure.errors import BadFile, TooFewRequests
 from collabsecure.files import complete_or_absent, unwritable
 from collabsecure.statistics import SecondMoment, find_second_moments
+from collabsecure_cli.drafting import draft_session
 from collabsecure_cli.group import Interrupted
 from collabsecure_cli.options import Layers, ModelChoice
+from collabsecure_cli.progress import evaluation_bar, progress_bar
+from collabsecure_cli.promises import HONEST
+from collabsecure_cli.roster import Roster
 from collabsecure_protocols import Identity, Policy
 
 if TYPE_CHECKING:
@@ -31,10 +35,6 @@ if TYPE_CHECKING:
 
 MARK = "collabsecure-demo"  # a file that says that a folder is a demo's own
 _UNFINISHED, _FINISHED = "unfinished\n", "finished\n"
-_HONEST = (
-    "collabsecure hides who edited; it does not hide what was edited from someone who can guess it and test the guess\n"
-    "against the sums or the published model."
-)
 _existing = click.Path(exists=True, path_type=Path)
 
 
@@ -190,15 +190,15 @@ def _run(
     click.echo(f"{num_clients} clients with {edits_per_client} edits each on {choices.name}, layers {layers}", err=True)
     wanted = [Drop.parse(text) for text in drops]
 
-    with _bar("optimise values", needed) as advance:
+    with progress_bar("optimise values", needed) as advance:
         values = optimise_values(
             model, requests, choices.templates, choices.hyperparameters, cache=out / "values", progress=advance
         )
     clients = _clients(parts, values)
 
     def scored(title: str, deltas: Deltas) -> CounterfactScores:
-        with _bar(f"evaluate {title}", None) as advance, model.apply(deltas):
-            return evaluate_counterfact(model, requests, progress=_absolute(advance))
+        with evaluation_bar(f"evaluate {title}") as tell, model.apply(deltas):
+            return evaluate_counterfact(model, requests, progress=tell)
 
     shown = [request.text for request in requests[:3]]
     before, said_before = scored("before", {}), complete(model, shown, max_new_tokens=6)
@@ -207,7 +207,7 @@ def _run(
     sent: dict[str, int] = {}  # bytes, by all clients together
     for name in ("layer-synchronous", "one-shot"):
         summation = _secure_sum(choices, clients, one_shot=name == "one-shot", drops=wanted, out=out)
-        with _bar(f"edit together, {name}", steps) as advance:
+        with progress_bar(f"edit together, {name}", steps) as advance:
             edits[name] = edit_together(
                 model,
                 clients,
@@ -219,7 +219,7 @@ def _run(
             )
         sent[name] = summation.bytes_up
     survivors = edits["layer-synchronous"].survivors
-    with _bar("edit globally", len(layers)) as advance:
+    with progress_bar("edit globally", len(layers)) as advance:
         reference = edit_globally(
             model, clients, choices.templates, choices.moments, survivors=survivors, progress=advance
         )
@@ -246,7 +246,7 @@ def _run(
     for request, old, new in zip(requests[:3], said_before, said_after, strict=True):
         click.echo(f"  {request.text} …\n    before:{old!r}\n    after: {new!r}   (asked for: {request.target_new!r})")
     click.echo(
-        f"\nSaved {out / 'model'} (Hugging Face directory) and {out / 'delta.safetensors'}.\n\n{_HONEST}\n\n"
+        f"\nSaved {out / 'model'} (Hugging Face directory) and {out / 'delta.safetensors'}.\n\n{HONEST}\n\n"
         f"Next: load it with transformers' from_pretrained({str(out / 'model')!r}), or try --drop 2@masked-input."
     )
 
@@ -265,39 +265,31 @@ def _secure_sum(
     choices: _Choices, clients: Mapping[int, Client], *, one_shot: bool, drops: Sequence[Drop], out: Path
 ) -> SecureSummation:
     """New identities and a new session; its descriptor is written down as operators would exchange it."""
-    from collabsecure.keys import residual_range
     from collabsecure.secure_summation import SecureSummation
-    from collabsecure.sessions import Ranges, editing_session
 
-    model, settings = choices.model, choices.hyperparameters
-    identities = [Identity.generate(os.urandom) for _ in clients]
+    flow: Flow = "one-shot" if one_shot else "layer-synchronous"
+    identities = {f"client-{number}": Identity.generate(os.urandom) for number in clients}
     server = Identity.generate(os.urandom)
-    public_texts = [context.replace("{}", "The") for context, _ in choices.templates.weighted]
-    session = editing_session(
-        session_id=os.urandom(32),
+    session = draft_session(
+        choices.model,
+        name=choices.name,
+        revision=None,
         task="demo",
-        roster=[identity.public for identity in identities],
-        server_key=server.public,
-        second_moments=choices.moments,
-        weight=settings.second_moment_weight,
-        d_out=model.d_model,
-        ranges=Ranges(
-            max_edits=max(len(client.requests) for client in clients.values()),
-            residual=residual_range(model, public_texts, settings.layers[-1], settings.clamp_norm_factor),
+        roster=Roster(
+            server_name="server",
+            server_key=server.public,
+            clients={name: identity.public for name, identity in identities.items()},
         ),
-        one_shot=one_shot,
-        parameters={
-            "model": choices.name,
-            "weights": model.weights_digest(settings.layers),
-            "templates": choices.templates.to_json(),
-            "flow": "one-shot" if one_shot else "layer-synchronous",
-        },
+        hyperparameters=choices.hyperparameters,
+        templates=choices.templates,
+        second_moments=choices.moments,
+        max_edits=max(len(client.requests) for client in clients.values()),
+        flow=flow,
     )
-    name = f"session-{'one-shot' if one_shot else 'layer-synchronous'}.json"
-    with complete_or_absent(out / name, force=True) as path:
-        path.write_text(session.to_json())
+    with complete_or_absent(out / f"session-{flow}.json", force=True) as path:
+        path.write_text(session.to_json(), encoding="utf-8")
     policy = Policy(transcript=session.transcript, accept_honest_but_curious=not session.is_complete)
-    return SecureSummation(session, identities, server, policy=policy, drops=drops)
+    return SecureSummation(session, list(identities.values()), server, policy=policy, drops=drops)
 
 
 @contextmanager
@@ -324,28 +316,6 @@ def _own_folder(out: Path, *, force: bool) -> Iterator[None]:
         raise Interrupted(f"Interrupted. The values found so far are in {out}; the same command goes on.") from error
     with complete_or_absent(mark, force=True) as path:
         path.write_text(_FINISHED)
-
-
-@contextmanager
-def _bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    with tqdm(total=total, desc=f"{what:<28}", dynamic_ncols=True, leave=True) as bar:
-
-        def advance(count: int) -> None:
-            bar.update(count)
-
-        yield advance
-
-
-def _absolute(advance: Callable[[int], None]) -> Callable[[int, int], None]:
-    """From (done, of how many) to how many more."""
-    last = 0
-
-    def tell(done: int, _: int) -> None:
-        nonlocal last
-        advance(done - last)
-        last = done
-
-    return tell
 
 
 def _table(

@@ -7,6 +7,7 @@ from collabsecure_cli.demo import demo
 from collabsecure_cli.group import CommandGroup
 from collabsecure_cli.identity import identity
 from collabsecure_cli.second_moment import second_moment
+from collabsecure_cli.session import session
 
 
 @click.group(
@@ -34,3 +35,4 @@ def main() -> None:
 main.add_command(demo)
 main.add_command(identity)
 main.add_command(second_moment)
+main.add_command(session)

@@ -13,10 +13,12 @@ import pytest
 from click.testing import CliRunner
 from safetensors.numpy import load_file
 
+from collabsecure.agreement import Agreement
 from collabsecure.deltas import load_delta
 from collabsecure.second_moment import compute_second_moments
 from collabsecure.statistics import second_moment_filename
 from collabsecure_cli.main import main
+from collabsecure_cli.session import load_session
 
 NAMES = ("Ada Quill", "Bram Stone", "Mira Voss", "Danelle Derrivaux", "Norland", "Lindau")
 
@@ -57,7 +59,8 @@ def test_a_demo_prints_the_comparison_and_saves_model_delta_and_session(options,
     before, after = (load_file(folder / "model.safetensors") for folder in (tmp_path / "model", out / "model"))
     changed = {name for name in before if (before[name] != after[name]).any()}
     assert changed == {"transformer.h.0.mlp.c_proj.weight", "transformer.h.1.mlp.c_proj.weight"}
-    assert (out / "session-layer-synchronous.json").exists()
+    for flow in ("layer-synchronous", "one-shot"):
+        assert Agreement.of(load_session(out / f"session-{flow}.json")).flow == flow
 
 
 def test_a_second_run_uses_the_values_of_the_first(options, tmp_path):
