@@ -135,7 +135,8 @@ class EditableModel:
         handle = self.block(0).register_forward_hook(lambda _block, _inputs, output: outputs.append(output))
         try:
             with torch.no_grad():
-                self.model.base_model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=self.device))
+                tokens = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+                self.model.base_model(input_ids=tokens, attention_mask=torch.ones_like(tokens))
         finally:
             handle.remove()
         return isinstance(outputs[0], tuple)
