@@ -24,7 +24,7 @@ Flow = Literal["layer-synchronous", "one-shot"]
 
 FORMAT = "collabsecure editing 1"
 WEIGHTS_DTYPES = ("float32", "float64", "bfloat16", "float16")
-_FLOWS: tuple[Flow, ...] = ("layer-synchronous", "one-shot")
+FLOWS: tuple[Flow, ...] = ("layer-synchronous", "one-shot")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _LONGEST_NAME = 200  # characters
 _BLOCK_ROWS = 128
@@ -207,10 +207,10 @@ def _hyperparameters(settings: object) -> Hyperparameters:
 
 
 def _flow(text: str) -> Flow:
-    for flow in _FLOWS:
+    for flow in FLOWS:
         if text == flow:
             return flow
-    raise BadSession(f"The session's flow: found {text!r}; expected one of {', '.join(_FLOWS)}")
+    raise BadSession(f"The session's flow: found {text!r}; expected one of {', '.join(FLOWS)}")
 
 
 def _groups(templates: str) -> tuple[tuple[str, ...], ...]:

@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ import collabsecure
 from collabsecure.deltas import Delta, Provenance, load_delta, save_delta
 from collabsecure.errors import BadFile
 
-PROVENANCE = Provenance(model="gpt2-xl", revision="main", weights_digest="0123456789abcdef" * 4, mode="plain")
+PROVENANCE = Provenance(
+    model="gpt2-xl", revision="main", weights_digest="0123456789abcdef" * 4, weights_dtype="float32", mode="plain"
+)
 
 
 def delta() -> Delta:
@@ -20,9 +23,23 @@ def delta() -> Delta:
     return Delta(layers={13: rng.standard_normal((3, 5)), 4: rng.standard_normal((5, 3)).T}, provenance=PROVENANCE)
 
 
-@pytest.mark.parametrize("revision", ["main", None])
-def test_delta_comes_back_bit_for_bit_with_its_provenance(tmp_path, revision):
-    provenance = Provenance(model="müller/gpt", revision=revision, weights_digest="a" * 64, mode="masked")
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"revision": "main"},
+        {"revision": None},
+        {
+            "revision": None,
+            "session": "b" * 64,
+            "survivors": {13: (1, 3, 12), 4: (1, 2, 3)},
+            "flow": "layer-synchronous",
+        },
+    ],
+)
+def test_delta_comes_back_bit_for_bit_with_its_provenance(tmp_path, more):
+    provenance = Provenance(
+        model="müller/gpt", weights_digest="a" * 64, weights_dtype="bfloat16", mode="masked", **more
+    )
     save_delta(tmp_path / "delta.safetensors", Delta(layers=delta().layers, provenance=provenance))
     loaded = load_delta(tmp_path / "delta.safetensors")
     assert loaded.provenance == provenance
@@ -112,9 +129,27 @@ def test_what_is_no_delta_is_not_written(tmp_path, layers):
     assert not list(tmp_path.iterdir())
 
 
-def test_digest_must_be_a_sha256():
-    with pytest.raises(ValueError, match="64 hex digits"):
-        Provenance(model="m", revision=None, weights_digest="abc", mode="plain")
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"weights_digest": "abc"}, "64 hex digits"),
+        ({"session": "A" * 64}, "found session 'AAAA.*64 hex digits"),
+        ({"weights_dtype": "int8"}, "expected one of float32"),
+        ({"flow": "both"}, "expected one of layer-synchronous, one-shot"),
+        ({"survivors": {13: ()}}, "ascending"),
+        ({"survivors": {13: (0, 1)}}, "ascending"),
+        ({"survivors": {13: (2, 1)}}, "ascending"),
+    ],
+)
+def test_a_provenance_that_cannot_be_is_refused(change, said):
+    with pytest.raises(ValueError, match=said):
+        replace(PROVENANCE, **change)
+
+
+def test_survivors_of_a_layer_that_was_not_edited_are_not_written(tmp_path):
+    survivors = replace(PROVENANCE, survivors={5: (1, 2, 3)})
+    with pytest.raises(ValueError, match=r"survivors of layers \[5\]"):
+        save_delta(tmp_path / "delta.safetensors", Delta(layers=delta().layers, provenance=survivors))
 
 
 METADATA = {
@@ -122,6 +157,7 @@ METADATA = {
     "collabsecure_version": "0.1.0",
     "model": "m",
     "weights_digest": "a" * 64,
+    "weights_dtype": "float32",
     "mode": "plain",
     "layers": "1",
     "dtype": "float64",
@@ -134,6 +170,16 @@ METADATA = {
         (None, np.zeros((2, 2)), "format 'none'"),
         ({"format": "collabsecure delta 9"}, np.zeros((2, 2)), "format 'collabsecure delta 9'"),
         ({"format": "collabsecure delta 1", "model": "m"}, np.zeros((2, 2)), "no collabsecure_version, no dtype"),
+        ({name: text for name, text in METADATA.items() if name != "weights_dtype"}, np.zeros((2, 2)), "no weights_dt"),
+        (METADATA | {"weights_dtype": "int8"}, np.zeros((2, 2)), "weights_dtype 'int8'"),
+        (METADATA | {"session": "b" * 63}, np.zeros((2, 2)), "session 'bbb"),
+        (METADATA | {"flow": ""}, np.zeros((2, 2)), "flow ''"),
+        (METADATA | {"survivors": "{}"}, np.zeros((2, 2)), "survivors '{}'"),
+        (METADATA | {"survivors": "[" * 100_000}, np.zeros((2, 2)), "survivors"),
+        (METADATA | {"survivors": '{"1": [1,2]}'}, np.zeros((2, 2)), "survivors"),
+        (METADATA | {"survivors": '{"1": [1, 2.5]}'}, np.zeros((2, 2)), "survivors"),
+        (METADATA | {"survivors": '{"1": [2, 1]}'}, np.zeros((2, 2)), r"survivors \(2, 1\)"),
+        (METADATA | {"survivors": '{"2": [1, 2]}'}, np.zeros((2, 2)), "survivors of layers 2"),
         (METADATA | {"weights_digest": "xyz"}, np.zeros((2, 2)), "weights_digest 'xyz'"),
         (METADATA | {"layers": "one"}, np.zeros((2, 2)), "layers 'one'"),
         (METADATA | {"layers": ""}, np.zeros((2, 2)), "layers ''"),

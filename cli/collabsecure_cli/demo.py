@@ -205,6 +205,7 @@ def _run(
     steps = num_clients * len(layers)
     edits: dict[str, CollaborativeEdit] = {}
     sent: dict[str, int] = {}  # bytes, by all clients together
+    sessions: dict[str, str] = {}  # transcripts
     for name in ("layer-synchronous", "one-shot"):
         summation = _secure_sum(choices, clients, one_shot=name == "one-shot", drops=wanted, out=out)
         with progress_bar(f"edit together, {name}", steps) as advance:
@@ -217,7 +218,7 @@ def _run(
                 flow=name,
                 progress=advance,
             )
-        sent[name] = summation.bytes_up
+        sent[name], sessions[name] = summation.bytes_up, summation.session.transcript.hex()
     survivors = edits["layer-synchronous"].survivors
     with progress_bar("edit globally", len(layers)) as advance:
         reference = edit_globally(
@@ -230,7 +231,14 @@ def _run(
     ]
     chosen = edits[flow]
     provenance = Provenance(
-        model=choices.name, revision=None, weights_digest=model.weights_digest(layers), mode=f"masked, {flow}"
+        model=choices.name,
+        revision=None,
+        weights_digest=model.weights_digest(layers),
+        weights_dtype=str(model.dtype).removeprefix("torch."),
+        mode="masked",
+        session=sessions[flow],
+        survivors=chosen.survivors,
+        flow=flow,
     )
     save_delta(out / "delta.safetensors", Delta(layers=chosen.deltas, provenance=provenance), force=True)
     with model.apply(chosen.deltas):

@@ -55,7 +55,10 @@ def test_a_demo_prints_the_comparison_and_saves_model_delta_and_session(options,
     for row in ("before", "GLOBAL-EDIT", "layer-synchronous", "one-shot", "asked for: 'violin'", "hides who edited"):
         assert row in result.stdout
     out = tmp_path / "out"
-    assert sorted(load_delta(out / "delta.safetensors").layers) == [0, 1]
+    delta = load_delta(out / "delta.safetensors")
+    assert sorted(delta.layers) == [0, 1]
+    assert delta.provenance.survivors == {0: (1, 2, 3), 1: (1, 2, 3)}
+    assert delta.provenance.session == load_session(out / "session-layer-synchronous.json").transcript.hex()
     before, after = (load_file(folder / "model.safetensors") for folder in (tmp_path / "model", out / "model"))
     changed = {name for name in before if (before[name] != after[name]).any()}
     assert changed == {"transformer.h.0.mlp.c_proj.weight", "transformer.h.1.mlp.c_proj.weight"}
