@@ -4,6 +4,7 @@ import click
 
 import collabsecure
 from collabsecure_cli.demo import demo
+from collabsecure_cli.evaluate import evaluate
 from collabsecure_cli.group import CommandGroup
 from collabsecure_cli.identity import identity
 from collabsecure_cli.second_moment import second_moment
@@ -33,6 +34,7 @@ def main() -> None:
 
 
 main.add_command(demo)
+main.add_command(evaluate)
 main.add_command(identity)
 main.add_command(second_moment)
 main.add_command(session)

@@ -67,8 +67,8 @@ class ModelChoice:
     revision: str | None
     device: str | None
 
-    def load(self) -> "EditableModel":
-        """Load it with its tokenizer; PyTorch is only imported here.
+    def load(self, dtype: str = "float32") -> "EditableModel":
+        """Load it with its tokenizer, in one of `agreement.WEIGHTS_DTYPES`; PyTorch is only imported here.
 
         Raises:
             click.BadParameter: PyTorch has no such device.
@@ -87,7 +87,7 @@ class ModelChoice:
                 raise click.BadParameter(
                     f"found {self.device!r} ({reason}); expected one that PyTorch has here", param_hint="--device"
                 ) from error
-        return EditableModel.load(self.name, revision=self.revision, device=self.device)
+        return EditableModel.load(self.name, revision=self.revision, device=self.device, dtype=getattr(torch, dtype))
 
 
 def model_options(command: Callable[Concatenate[ModelChoice, P], R]) -> Callable[P, R]:
