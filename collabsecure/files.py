@@ -7,6 +7,7 @@ meant for: a reader, or the next run, never meets half a file, whatever interrup
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,6 +58,40 @@ def complete_or_absent(path: Path, *, force: bool) -> Iterator[Path]:
         raise unwritable(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_complete_or_absent(path: Path, *, force: bool) -> Iterator[Path]:
+    """Yield an empty temporary folder beside `path`; on leaving without an error it becomes `path`.
+
+    The files that were put into it are flushed first. On any error it is gone, and `path` as it was. With `force`, what
+    is at `path` is replaced: for a moment, in which a crash may fall, nothing is there.
+
+    Raises:
+        BadFile: `path` is taken and `force` is not set, or it cannot be written.
+    """
+    if not force:
+        refuse_existing(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+        yield temporary
+        for file in temporary.rglob("*"):
+            flush(file)
+        flush(temporary)
+        if not force:
+            refuse_existing(path)
+        elif path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+        temporary.replace(path)
+        flush(path.parent)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_safetensors(

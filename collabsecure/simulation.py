@@ -4,8 +4,7 @@ All share one model object, which each client has as it stands after the layers 
 never depends on another's requests, as keys, residuals and values are per request.
 """
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -15,6 +14,7 @@ from jaxtyping import Float64
 from collabsecure.edits import EditRequest
 from collabsecure.keys import local_statistics
 from collabsecure.layers import EditableModel
+from collabsecure.links import FIRST_LINK, delta_digest, next_link
 from collabsecure.merge import merge_delta
 from collabsecure.statistics import Statistics
 from collabsecure.templates import ContextTemplates
@@ -45,7 +45,7 @@ class Summation(Protocol):
     """Adds the clients' statistics: in the clear, or through `secure_summation`."""
 
     def sum(self, index: int, uploads: Mapping[int, Mapping[int, Statistics]], *, link: bytes) -> Summed:
-        """Sum number `index`: client → layer → its statistics; `link` is the digest of what the sum follows."""
+        """Sum number `index`: client → layer → its statistics; `link` is what the sum follows."""
 
 
 class PlainSummation:
@@ -130,7 +130,7 @@ def edit_together(
     layers = sorted(second_moments)
     deltas: Deltas = {}
     survivors = {}
-    link = bytes(hashlib.sha256().digest_size)
+    link = FIRST_LINK
     for index, layer in enumerate(layers):
         with model.apply(deltas):
             uploads = {
@@ -140,7 +140,7 @@ def edit_together(
         summed = summation.sum(index, uploads, link=link)
         deltas[layer] = _merge(second_moments[layer], summed.layers[layer])
         survivors[layer] = summed.survivors
-        link = delta_digest(layer, deltas[layer])
+        link = next_link(link, [delta_digest(layer, deltas[layer])])
     return CollaborativeEdit(deltas=deltas, survivors=survivors)
 
 
@@ -153,18 +153,30 @@ def _one_shot(
     progress: Callable[[int], None] | None,
 ) -> CollaborativeEdit:
     layers = sorted(second_moments)
-    uploads: dict[int, dict[int, Statistics]] = {}
-    for number, client in clients.items():
-        own: Deltas = {}
-        uploads[number] = {}
-        for layer in layers:
-            with model.apply(own):
-                mine = _statistics(model, client, templates, layer, layers, progress)
-            uploads[number][layer] = mine
-            own[layer] = merge_delta(second_moments[layer], mine.gram, mine.cross)
-    summed = summation.sum(0, uploads, link=bytes(hashlib.sha256().digest_size))
+    uploads = {
+        number: dict(one_shot_statistics(model, client, templates, second_moments, progress))
+        for number, client in clients.items()
+    }
+    summed = summation.sum(0, uploads, link=FIRST_LINK)
     deltas = {layer: _merge(second_moments[layer], summed.layers[layer]) for layer in layers}
     return CollaborativeEdit(deltas=deltas, survivors=dict.fromkeys(layers, summed.survivors))
+
+
+def one_shot_statistics(
+    model: EditableModel,
+    client: Client,
+    templates: ContextTemplates,
+    second_moments: Moments,
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[tuple[int, Statistics]]:
+    """One client's statistics, layer by layer, each computed after the client's own edit of the layers before."""
+    layers = sorted(second_moments)
+    own: Deltas = {}
+    for layer in layers:
+        with model.apply(own):
+            mine = _statistics(model, client, templates, layer, layers, progress)
+        yield layer, mine
+        own[layer] = merge_delta(second_moments[layer], mine.gram, mine.cross)
 
 
 def _statistics(
@@ -183,12 +195,6 @@ def _statistics(
 
 def _merge(second_moment: Float64[np.ndarray, "d_in d_in"], summed: Statistics) -> Float64[np.ndarray, "d_out d_in"]:
     return merge_delta(second_moment, summed.gram, summed.cross, overwrite=True)
-
-
-def delta_digest(layer: int, delta: Float64[np.ndarray, "d_out d_in"]) -> bytes:
-    """SHA-256 of a layer's Δ: what the next layer's masks are bound to."""
-    header = f"collabsecure delta layer {layer} {delta.shape[0]} {delta.shape[1]} ".encode()
-    return hashlib.sha256(header + np.ascontiguousarray(delta, "<f8").tobytes()).digest()
 
 
 def relative_distance(delta: Float64[np.ndarray, "d_out d_in"], reference: Float64[np.ndarray, "d_out d_in"]) -> float:
