@@ -1,9 +1,18 @@
 """How long work is told, on standard error."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Never
 
+import click
 from tqdm import tqdm
+
+
+def say(text: str) -> None:
+    """Tell something that happened, with the time; bars on the screen stay whole."""
+    with tqdm.external_write_mode():
+        click.echo(f"{time.strftime('%H:%M:%S')} {text}", err=True)
 
 
 @contextmanager
@@ -27,3 +36,22 @@ def evaluation_bar(what: str) -> Iterator[Callable[[int, int], None]]:
             bar.update(done - bar.n)
 
         yield tell
+
+
+@contextmanager
+def upload_bar() -> Iterator[Callable[[int, int], None]]:
+    """Show a bar for each upload in turn; what is yielded takes how many bytes are up, and of how many."""
+    bars: list[tqdm[Never]] = []
+
+    def tell(done: int, of: int) -> None:
+        if not bars:
+            bars.append(tqdm(total=of, unit="B", unit_scale=True, desc=f"{'upload':<28}", dynamic_ncols=True))
+        bars[0].update(done - bars[0].n)
+        if done == of:
+            bars.pop().close()
+
+    try:
+        yield tell
+    finally:
+        for bar in bars:
+            bar.close()

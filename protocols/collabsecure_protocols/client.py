@@ -127,6 +127,11 @@ class Client:
         self._data = replace(self._data, ledger=self._data.ledger | ledger)
 
     @property
+    def contribution(self) -> bytes:
+        """What is contributed, as the ledger calls it."""
+        return self._data.contribution
+
+    @property
     def sum_index(self) -> int:
         """The sum that started last, −1 before the first."""
         return self._data.sum_index

@@ -76,6 +76,16 @@ class Server:
         return tuple(sorted(self._data.share_bodies))
 
     @property
+    def advertisers(self) -> tuple[int, ...]:
+        """The clients that have advertised keys, U1."""
+        return tuple(sorted(self._data.adverts))
+
+    @property
+    def sum_index(self) -> int:
+        """The sum that started last, −1 before the first."""
+        return -1 if self._data.running is None else self._data.running.index
+
+    @property
     def survivors(self) -> tuple[int, ...]:
         """The clients whose input is in the running or last sum, U3; empty until it is announced."""
         return self._running().survivors

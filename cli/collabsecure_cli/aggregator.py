@@ -1,0 +1,283 @@
+"""The aggregator's engine: the protocol's server with a disk under it. No sockets, no clock, no threads of its own.
+
+Every step is on the disk before anybody can see its effect, so a process that was killed goes on where it was: what
+clients were told stays true, and what they were not told never happened. Masked input is checked chunk by chunk when
+it comes, kept until a client's last chunk is there, then added to the sum and forgotten: a client that leaves in the
+middle costs the session its own input and no more, and memory does not grow with the number of clients.
+"""
+
+from collections.abc import Iterable
+
+from collabsecure.errors import BadFile, NotPositiveDefinite
+from collabsecure_cli.folder import StateFolder
+from collabsecure_cli.journal import Journal, Kind, Memory, Step
+from collabsecure_cli.results import LoadSecondMoment, Results, merge_sum
+from collabsecure_cli.uploads import StagedUpload, boundaries
+from collabsecure_protocols import (
+    Aborted,
+    Identity,
+    RemoteProtocolError,
+    SendToClient,
+    ServerState,
+    Session,
+)
+from collabsecure_protocols.envelope import MessageType, open_envelope
+from collabsecure_protocols.errors import ClientId
+from collabsecure_protocols.events import ServerEvent
+
+_FOLDED_BYTES = 1 << 30  # of uploads that are in the sum and still on the disk, before a snapshot lets them go
+
+
+class WrongOffset(Exception):
+    """An upload goes on at another byte."""
+
+    def __init__(self, offset: int) -> None:
+        super().__init__(f"the upload goes on at byte {offset}")
+        self.offset = offset
+
+
+class TooLate(Exception):
+    """What a client asks for is over, or never was for it; the text says what it can still do."""
+
+
+class Aggregator:
+    """One session's server. Call it from one thread at a time; `merge` takes seconds to minutes, all else is short.
+
+    Raises:
+        BadFile: the state is another session's, or damaged.
+    """
+
+    def __init__(self, session: Session, identity: Identity, folder: StateFolder, results: Results) -> None:
+        self.session = session
+        self.results = results
+        self._folder = folder
+        self._journal = Journal(folder, session, identity)
+        self.resumed = not self._journal.is_new
+        memory = self._journal.load()
+        self._server = memory.server
+        self.mailboxes: dict[int, list[bytes]] = {int(client): [] for client in session.client_ids}
+        self.mailboxes.update(memory.mailboxes)
+        self.failure = memory.failure  # why there is no result
+        self._bounds: tuple[int, ...] = ()  # of the running sum's chunks
+        self._staged: dict[int, StagedUpload] = {}  # of the running sum, not in the snapshot yet
+        self._folded_bytes = 0
+        self._find_uploads()
+        for step in self._journal.steps():
+            self._apply(step)
+        for client, staged in list(self._staged.items()):
+            if staged.is_complete and not self._has_uploaded(client):  # killed just before it was written down
+                self._do(Step(kind=Kind.UPLOADED, client=client))
+        self._checkpoint_if_due()
+        for path in set(folder.path.glob("upload-*")) - {staged.path for staged in self._staged.values()}:
+            path.unlink()  # of a sum that is over, or in the snapshot
+
+    # What there is to see
+
+    @property
+    def state(self) -> ServerState:
+        """Which phase this is."""
+        return self._server.state
+
+    @property
+    def missing(self) -> tuple[int, ...]:
+        """The clients that the phase waits for."""
+        return self._server.missing
+
+    @property
+    def participants(self) -> tuple[int, ...]:
+        """The clients that shared their keys."""
+        return self._server.participants
+
+    @property
+    def sum_index(self) -> int:
+        """The sum that started last, −1 before the first."""
+        return self._server.sum_index
+
+    @property
+    def wants_merge(self) -> bool:
+        """Whether a sum is finished and has not been merged."""
+        finished = self.state in (ServerState.READY, ServerState.FINISHED) and self.sum_index >= 0
+        return finished and self.failure is None and not self.results.has(self.sum_index)
+
+    @property
+    def wants_start(self) -> bool:
+        """Whether the next sum can start."""
+        return self.state is ServerState.READY and self.failure is None and not self.wants_merge
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will happen: all results are there, or there will be none."""
+        return self.failure is not None or (self.state is ServerState.FINISHED and not self.wants_merge)
+
+    def is_out(self, client: int) -> bool:
+        """Whether the session goes on, or went on, without this client."""
+        if self.state is ServerState.ADVERTISE_KEYS:
+            return False
+        if self.state is ServerState.SHARE_KEYS:
+            return client not in self._server.advertisers
+        return client not in self._server.participants
+
+    def uploaded_bytes(self, client: int) -> int:
+        """How much of the running sum's masked input of a client is here."""
+        if self._has_uploaded(client):
+            return self._bounds[-1]
+        return self._staged[client].size if client in self._staged else 0
+
+    # What clients do
+
+    def receive(self, client: int, payload: bytes) -> None:
+        """Take a message that is no masked input.
+
+        Raises:
+            RemoteProtocolError: a check failed; nothing has changed.
+            BadFile: the disk would not take it; end the process, and it will go on from what the disk has.
+        """
+        if open_envelope(self.session, payload, ClientId(client)).type is MessageType.MASKED_INPUT:
+            raise RemoteProtocolError("masked input among the messages", check="V04", culprits=(ClientId(client),))
+        before = self.state, self.missing
+        events = self._server.receive(client, payload)
+        if (self.state, self.missing) == before:
+            return  # a repetition
+        self._journal.append(Step(kind=Kind.MESSAGE, client=client, body=payload))
+        self._publish(events)
+
+    def offset(self, client: int, sum_index: int) -> int:
+        """The byte at which a client's masked input goes on.
+
+        Raises:
+            TooLate: the sum is not the running one, or goes on without this client.
+        """
+        self._check_running(client, sum_index)
+        return self.uploaded_bytes(client)
+
+    def upload(self, client: int, sum_index: int, offset: int, chunk: bytes) -> int:
+        """Take the chunk that stands at `offset` of a client's masked input; returns where the next one goes.
+
+        Raises:
+            WrongOffset: another chunk is next.
+            TooLate: the sum is not the running one, or goes on without this client.
+            RemoteProtocolError: a check failed; nothing has changed.
+            BadFile: as `receive`.
+        """
+        self._check_running(client, sum_index)
+        if offset != self.uploaded_bytes(client) or self._has_uploaded(client):
+            raise WrongOffset(self.uploaded_bytes(client))
+        staged = self._staged.get(client) or self._open_upload(client)
+        self._server.check_chunk(client, chunk, index=staged.chunks)
+        staged.append(chunk)
+        self._staged[client] = staged
+        if staged.is_complete:
+            self._do(Step(kind=Kind.UPLOADED, client=client))
+        return self.uploaded_bytes(client)
+
+    # What this side does
+
+    def close_phase(self) -> None:
+        """The phase's time is up."""
+        self._do(Step(kind=Kind.CLOSED))
+
+    def start_sum(self) -> None:
+        """Start the next sum, bound to the results so far."""
+        self._do(Step(kind=Kind.STARTED, body=self.results.link))
+
+    def merge(self, second_moment: LoadSecondMoment) -> None:
+        """Make and keep the updates of the sum that is finished.
+
+        Raises:
+            BadFile: the disk would not take them, or C cannot be read.
+        """
+        try:
+            deltas = merge_sum(self.results, self.sum_index, self._server.decode, second_moment)
+            self.results.keep(self.sum_index, deltas, self._server.survivors)
+        except NotPositiveDefinite as error:
+            self.fail(f"{self.session.sums[self.sum_index].name} cannot be merged: {error}")
+
+    def fail(self, reason: str) -> None:
+        """End the session without a result."""
+        self._do(Step(kind=Kind.FAILED, body=reason.encode()))
+
+    # How it is done, now or again after a crash
+
+    def _do(self, step: Step) -> None:
+        self._journal.append(step)
+        self._apply(step)
+        self._checkpoint_if_due()
+
+    def _apply(self, step: Step) -> None:
+        match step.kind:
+            case Kind.MESSAGE:
+                self._publish(self._server.receive(step.client, step.body))
+            case Kind.UPLOADED:
+                self._fold(step.client)
+            case Kind.CLOSED:
+                self._publish(self._server.close_phase())
+            case Kind.STARTED:
+                events = self._server.start_sum(link=step.body)
+                self._find_uploads()
+                self._publish(events)
+            case Kind.FAILED:
+                self.failure = step.body.decode()
+                if self.state not in (ServerState.FINISHED, ServerState.ABORTED):
+                    self._publish(self._server.cancel())
+
+    def _publish(self, events: Iterable[ServerEvent]) -> None:
+        for event in events:
+            match event:
+                case SendToClient(client_id=client, payload=payload):
+                    self.mailboxes[client].append(payload)
+                case Aborted():
+                    self.failure = self.failure or str(event)
+                case _:  # what has finished, the state says
+                    pass
+
+    def _fold(self, client: int) -> None:
+        """Add a complete upload to the sum."""
+        staged = self._staged.get(client) or self._open_upload(client)
+        self._staged[client] = staged
+        events: tuple[ServerEvent, ...] = ()
+        if not staged.is_complete:
+            raise BadFile(self._folder.path, found=f"part of client {client}'s upload", expected="all of it")
+        for chunk in staged.read():
+            events = self._server.receive(client, chunk)
+        self._folded_bytes += staged.size
+        self._publish(events)
+
+    def _checkpoint_if_due(self) -> None:
+        """Keep the sum as it is, and forget the uploads that are in it, or that it goes on without."""
+        over = self.state is not ServerState.MASKED_INPUT
+        if not (over and self._staged) and self._folded_bytes < _FOLDED_BYTES:
+            return
+        self._journal.snapshot(Memory(server=self._server, mailboxes=self.mailboxes, failure=self.failure))
+        self._folded_bytes = 0
+        for client, staged in list(self._staged.items()):
+            if over or self._has_uploaded(client):
+                staged.discard()
+                del self._staged[client]
+
+    def _find_uploads(self) -> None:
+        """Look for what a killed process had of the running sum's uploads."""
+        self._staged = {}
+        if self.state is not ServerState.MASKED_INPUT:
+            return
+        self._bounds = boundaries(self.session, self.sum_index)
+        for client in self._server.missing:
+            staged = self._open_upload(client)
+            if staged.chunks:
+                self._staged[client] = staged
+
+    def _open_upload(self, client: int) -> StagedUpload:
+        return StagedUpload(self._folder.path / f"upload-{self.sum_index}-{client}", self._bounds)
+
+    def _has_uploaded(self, client: int) -> bool:
+        return self.state is ServerState.MASKED_INPUT and client not in self._server.missing
+
+    def _check_running(self, client: int, sum_index: int) -> None:
+        if self.state is ServerState.MASKED_INPUT and sum_index == self.sum_index and client in self.participants:
+            return
+        if self.is_over or client not in self.participants:
+            raise TooLate("this session takes no more input from this client")
+        following = self.sum_index + (self.state is not ServerState.MASKED_INPUT)
+        if following < len(self.session.sums):
+            name = self.session.sums[following].name
+            raise TooLate(f"sum {sum_index} takes no input now; the one to join is {name!r}")
+        raise TooLate(f"sum {sum_index} takes no more input, and it was the last one")

@@ -1,0 +1,324 @@
+"""A client's line to the aggregator: signed requests over HTTPS, tried again for as long as it makes sense.
+
+What is asked for is the same however often it is asked, so a request whose answer was lost is simply made again.
+"""
+
+import json
+import random
+import ssl
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx2
+
+from collabsecure.errors import BadFile, CollabsecureError
+from collabsecure_cli.authorization import authorization
+from collabsecure_cli.uploads import OFFSET_HEADER
+from collabsecure_protocols import Identity, Session
+from collabsecure_protocols.envelope import HEADER_BYTES, MessageType, max_body
+from collabsecure_protocols.keys import SIGNATURE_BYTES
+
+_POLL_SECONDS = 60.0  # the aggregator answers a poll within 25, or says nothing for as long as a network is down
+_CONNECT_SECONDS = 10.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0  # seconds between tries; doubled each time
+# What a request gets whose bytes were changed on the way, which TLS makes unlikely and plain HTTP does not.
+_MAY_BE_DAMAGED = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+_TRIES_WHEN_DAMAGED = 5
+_MOST_JSON = 1 << 20  # bytes
+
+
+class Refused(CollabsecureError):
+    """The aggregator will not do what was asked; asking again would change nothing."""
+
+    def __init__(self, status: int, error: str, check: str) -> None:
+        super().__init__(f"the aggregator refused: {error}")
+        self.status, self.check = status, check
+
+    @property
+    def is_late(self) -> bool:
+        """Whether it is the aggregator's state that has moved on, and not the request that is wrong."""
+        return self.status in (HTTPStatus.CONFLICT, HTTPStatus.GONE)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is nothing more for this client where it asked."""
+        return self.status == HTTPStatus.GONE
+
+
+class OtherOffset(CollabsecureError):
+    """The upload goes on at another byte."""
+
+    def __init__(self, offset: int) -> None:
+        super().__init__(f"the upload goes on at byte {offset}")
+        self.offset = offset
+
+
+class NoAnswer(CollabsecureError):
+    """The aggregator did not answer for as long as we were told to wait."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What the aggregator said, read whole."""
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """Where the aggregator is, and how to know that it is the right one."""
+
+    url: str
+    ca: Path | None = None  # PEM; without it, the system's authorities
+    certificate: tuple[Path, Path] | None = None  # this client's, and its key, for mutual TLS
+    insecure: bool = False  # plain HTTP, which only loopback addresses may have
+
+    def context(self) -> ssl.SSLContext | bool:
+        """TLS as this endpoint wants it.
+
+        Raises:
+            BadFile: a certificate cannot be read.
+        """
+        if self.insecure:
+            return False
+        try:
+            context = ssl.create_default_context(cafile=self.ca) if self.ca else httpx2.create_ssl_context()
+        except (OSError, ssl.SSLError) as error:
+            raise BadFile(self.ca, found=f"no certificates ({error})", expected="an authority's, PEM") from error
+        if self.certificate is not None:
+            try:
+                context.load_cert_chain(*self.certificate)
+            except (OSError, ssl.SSLError) as error:
+                found = f"no certificate with its key ({error})"
+                raise BadFile(self.certificate[0], found=found, expected="PEM files that belong together") from error
+        return context
+
+
+class Connection:
+    """Asks one aggregator about one session, in one client's name."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        session: Session,
+        identity: Identity,
+        *,
+        patience: float,  # seconds without any answer before giving up
+        tell: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._session, self._identity = session, identity
+        self._client = session.id_of(identity.public)
+        self._patience, self._tell, self._clock, self._sleep = patience, tell, clock, sleep
+        self._host = urlsplit(endpoint.url).netloc
+        self._longest = HEADER_BYTES + SIGNATURE_BYTES + max(max_body(session, kind) for kind in MessageType)
+        self.bytes_sent = 0
+        self._http = httpx2.Client(
+            base_url=f"{endpoint.url.rstrip('/')}/v1/{session.transcript.hex()}/clients/{self._client}/",
+            verify=endpoint.context(),
+            timeout=httpx2.Timeout(_POLL_SECONDS, connect=_CONNECT_SECONDS),
+            trust_env=not endpoint.insecure,  # HTTPS_PROXY and NO_PROXY; loopback needs no proxy
+            follow_redirects=False,
+        )
+
+    def close(self) -> None:
+        """Hang up."""
+        self._http.close()
+
+    def post(self, payload: bytes) -> None:
+        """Send a message.
+
+        Raises:
+            Refused: it was not taken.
+            NoAnswer: nobody was there.
+        """
+        self._request("POST", "messages", body=payload)
+
+    def message(self, number: int) -> bytes:
+        """The message of that number to this client; waits for it.
+
+        Raises:
+            Refused: there will be no more, or the session goes on without this client.
+            NoAnswer: nobody was there.
+        """
+        return self._poll(f"messages/{number}").content
+
+    def end(self, number: int) -> None:
+        """Say that everything up to this message has arrived; nobody waits for an answer."""
+        target = f"messages/{number}"
+        with suppress(httpx2.TransportError):
+            self._http.get(target, headers=self._headers("GET", target, 0), timeout=5.0)
+
+    def offset(self, sum_index: int) -> int:
+        """The byte from which on a sum's masked input is wanted.
+
+        Raises:
+            Refused: it is not wanted any more.
+            NoAnswer: nobody was there.
+        """
+        return _offset(self._request("HEAD", f"sums/{sum_index}"))
+
+    def upload(self, sum_index: int, offset: int, chunk: bytes | bytearray) -> None:
+        """Send the chunk that stands at `offset` of a sum's masked input.
+
+        Raises:
+            OtherOffset: another chunk is wanted.
+            Refused: none is wanted any more.
+            NoAnswer: nobody was there.
+        """
+        self._request("PATCH", f"sums/{sum_index}", offset=offset, body=bytes(chunk))
+
+    def result(self, sum_index: int) -> Mapping[str, object]:
+        """What a sum gave: digests and signatures by layer, and the survivors; waits for it.
+
+        Raises:
+            Refused: there will be none.
+            NoAnswer: nobody was there.
+        """
+        content = _json(self._poll(f"results/{sum_index}").content)
+        if content is None:
+            raise Refused(HTTPStatus.OK, f"{self._host} answers with something else than results", "")
+        return content
+
+    def layer(self, layer: int, num_bytes: int) -> bytearray:
+        """A layer's Δ as bytes, fetched on from where a lost connection left it.
+
+        Raises:
+            Refused: there is none.
+            NoAnswer: nobody was there.
+        """
+        target, data = f"layers/{layer}", bytearray()
+        for pause in self._tries():
+            headers = self._headers("GET", target, 0) | {"Range": f"bytes={len(data)}-"}
+            with self._lost_is_tried_again(pause), self._http.stream("GET", target, headers=headers) as response:
+                if response.status_code >= HTTPStatus.MULTIPLE_CHOICES:
+                    self._is_to_be_tried_again(self._read(response), pause)
+                    continue
+                if response.status_code == HTTPStatus.OK:
+                    data.clear()  # a proxy that does not know ranges
+                for part in response.iter_raw():
+                    data += part
+                    if len(data) > num_bytes:
+                        raise Refused(response.status_code, f"layer {layer} has more than {num_bytes} bytes", "")
+            if len(data) == num_bytes:
+                return data
+        raise AssertionError("tries end by raising")
+
+    def _poll(self, target: str) -> Answer:
+        while True:
+            answer = self._request("GET", target)
+            if answer.status != HTTPStatus.NO_CONTENT:
+                return answer
+
+    def _request(self, method: str, target: str, *, offset: int = 0, body: bytes | None = None) -> Answer:
+        damaged = 0
+        headers = self._headers(method, target, offset)
+        for pause in self._tries():
+            with self._lost_is_tried_again(pause):
+                self.bytes_sent += len(body or b"")
+                with self._http.stream(method, target, content=body, headers=headers) as response:
+                    answer = self._read(response)
+                try:
+                    if not self._is_to_be_tried_again(answer, pause):
+                        return answer
+                except Refused as error:
+                    damaged += 1
+                    if error.status not in _MAY_BE_DAMAGED or damaged == _TRIES_WHEN_DAMAGED:
+                        raise
+                    pause(f"a message arrived damaged ({error})", None)
+        raise AssertionError("tries end by raising")
+
+    def _read(self, response: httpx2.Response) -> Answer:
+        """An answer of bounded length: whoever answers may be anybody until its signature is checked."""
+        content = bytearray()
+        for part in response.iter_raw():
+            content += part
+            if len(content) > max(self._longest, _MOST_JSON):
+                raise Refused(response.status_code, "the answer is longer than any in this session", "")
+        return Answer(status=response.status_code, headers=response.headers, content=bytes(content))
+
+    def _headers(self, method: str, target: str, offset: int) -> dict[str, str]:
+        signed = authorization(self._session, self._identity, method, target, offset)
+        return {"Authorization": signed, OFFSET_HEADER: str(offset), "Accept-Encoding": "identity"}
+
+    def _is_to_be_tried_again(self, answer: Answer, pause: "_Pause") -> bool:
+        """Whether the trouble may pass; raises what will not."""
+        if answer.status < HTTPStatus.MULTIPLE_CHOICES:
+            return False
+        if answer.status == HTTPStatus.CONFLICT and OFFSET_HEADER in answer.headers:
+            raise OtherOffset(_offset(answer))
+        if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR or answer.status == HTTPStatus.TOO_MANY_REQUESTS:
+            wait = answer.headers.get("Retry-After", "")
+            pause(f"it answers with {answer.status}", float(wait) if wait.isdigit() else None)
+            return True
+        problem = _json(answer.content) or {
+            "error": f"status {answer.status}, and not in an aggregator's words: is the address right?"
+        }
+        raise Refused(answer.status, str(problem.get("error", "")), str(problem.get("check", "")))
+
+    @contextmanager
+    def _lost_is_tried_again(self, pause: "_Pause") -> Iterator[None]:
+        try:
+            yield
+        except httpx2.TransportError as error:
+            if (untrusted := _untrusted(error)) is not None:
+                raise NoAnswer(
+                    f"{self._host} shows a certificate that is not trusted here ({untrusted}); if it is the right one, "
+                    "give its authority: --ca FILE"
+                ) from error
+            pause(type(error).__name__, None)
+
+    def _tries(self) -> Iterator["_Pause"]:
+        """Again and again, with pauses that grow; patience ends them."""
+        started, length, told = self._clock(), _FIRST_PAUSE, False
+
+        def pause(reason: str, seconds: float | None) -> None:
+            nonlocal length, told
+            left = started + self._patience - self._clock()
+            if left <= 0:
+                raise NoAnswer(f"no answer from {self._host} for {self._patience:.0f} s; last: {reason}")
+            if not told and self._clock() - started > 2:
+                self._tell(f"No answer from {self._host} ({reason}); trying again…")
+                told = True
+            self._sleep(min(left, max(seconds or 0, length * random.uniform(0.5, 1))))  # noqa: S311 (no secret)
+            length = min(2 * length, _LONGEST_PAUSE)
+
+        while True:
+            yield pause
+
+
+_Pause = Callable[[str, float | None], None]  # why, and for how long if that was said
+
+
+def _offset(answer: Answer) -> int:
+    text = answer.headers.get(OFFSET_HEADER, "")
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise Refused(answer.status, f"no {OFFSET_HEADER} in an answer about an upload", "")
+    return int(text)
+
+
+def _json(content: bytes) -> dict[str, object] | None:
+    """A JSON object, or None for anything else."""
+    try:
+        found = json.loads(content) if len(content) <= _MOST_JSON else None
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _untrusted(error: BaseException) -> str | None:
+    """Whether a certificate is behind an error, and what is wrong with it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return cause.verify_message
+        cause = cause.__cause__ or cause.__context__
+    return None

@@ -1,0 +1,348 @@
+"""A client's part of a session, with a disk under it: message by message, sum by sum, to the update or the end.
+
+What the protocol's client knows is on the disk before anything that follows from it leaves, and so are the statistics
+that are masked: a process that was killed goes on with identical bytes. Nothing else of the edits leaves this folder.
+"""
+
+import hashlib
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Float64
+
+from collabsecure.errors import BadFile, CollabsecureError
+from collabsecure.links import delta_digest
+from collabsecure_cli.connection import Connection, OtherOffset, Refused
+from collabsecure_cli.folder import StateFolder
+from collabsecure_cli.ledger import EditLedger
+from collabsecure_cli.results import Results, is_signed
+from collabsecure_cli.tensor_files import TensorFiles
+from collabsecure_cli.uploads import boundaries
+from collabsecure_protocols import (
+    Aborted,
+    Client,
+    ClientState,
+    Excluded,
+    Identity,
+    NeedInput,
+    PeerMisbehaved,
+    Policy,
+    PolicyRefusal,
+    RemoteProtocolError,
+    SendToServer,
+    SumFinished,
+)
+from collabsecure_protocols.events import ClientEvent
+from collabsecure_protocols.keys import Rng
+from collabsecure_protocols.wire import Malformed, Reader, Writer, read_bitmap, write_bitmap
+
+_STATE = "client"
+_TRIES = 5  # to get a message whose bytes arrive damaged
+_CHUNKS_AT_ONCE = 8  # are remembered with one write to the disk: some 6 MB
+_OFFSETS_WITHOUT_PROGRESS = 20
+
+
+class NoResultForUs(CollabsecureError):
+    """The session ended without a result, or goes on without this client."""
+
+
+class Contribution(Protocol):
+    """Where a client's statistics come from, and where updates go."""
+
+    @property
+    def edits(self) -> Sequence[bytes]:
+        """A digest of each edit."""
+
+    def statistics(self, sum_index: int) -> Iterator[tuple[str, Float64[np.ndarray, "rows columns"]]]:
+        """A sum's tensors by name, computed on the model as all updates so far have left it."""
+
+    def apply(self, deltas: Mapping[int, Float64[np.ndarray, "d_out _"]]) -> None:
+        """Take over updates, by layer; refuses what no policy would let through."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How a session's course is told."""
+
+    say: Callable[[str], None]
+    uploaded: Callable[[int, int], None]  # bytes so far, of how many
+
+
+class Participant:
+    """One client of one session.
+
+    Raises:
+        SummedBefore: some edits were summed before.
+        PolicyRefusal: the session asks for less than the policy insists on.
+        StateRefused, BadFile: the state is another's, or damaged.
+    """
+
+    def __init__(
+        self,
+        results: Results,
+        identity: Identity,
+        contribution: Contribution,
+        connection: Connection,
+        *,
+        ledger: EditLedger,
+        folder: StateFolder,
+        policy: Policy,
+        rng: Rng,
+        progress: Progress,
+    ) -> None:
+        self.results, self._session = results, results.session
+        self._contribution, self._connection, self._ledger = contribution, connection, ledger
+        self._folder, self._progress = folder, progress
+        self._tensors = TensorFiles(folder)
+        self._received = 0  # messages taken from the aggregator
+        self._survivors: dict[int, tuple[int, ...]] = {}  # sum → whose input is in it
+        ledger.refuse_repeats(self._session.transcript, contribution.edits, results.agreement.layers)
+        saved = folder.read(_STATE)
+        self.resumed = saved is not None
+        whole = hashlib.sha256(b"".join(sorted(contribution.edits))).digest()
+        if saved is None:
+            self._client = Client(
+                self._session, identity, policy=policy, rng=rng, ledger=ledger.protocol, contribution=whole
+            )
+        else:
+            blob = self._decode(saved)
+            self._client = Client.restore(blob, self._session, identity, policy=policy, ledger=ledger.protocol)
+            if self._client.contribution != whole:
+                raise BadFile(
+                    folder.path,
+                    found="a session that was begun with other edits",
+                    expected="the same edits in every run",
+                    remedy="Give the file that it was begun with",
+                )
+        for index in range(len(self._session.sums)):
+            if results.has(index):
+                contribution.apply({layer: results.load(layer) for layer in results.layers_of(index)})
+
+    @property
+    def state(self) -> ClientState:
+        """Where this client stands."""
+        return self._client.state
+
+    @property
+    def is_in(self) -> dict[int, bool]:
+        """By layer with a result: whether this client's edits are in it."""
+        number = self._client.client_id
+        return {layer: number in survivors for layer, survivors in self.results.survivors.items()}
+
+    def run(self) -> None:
+        """Take part until the last update is here.
+
+        Raises:
+            NoResultForUs: there will be none.
+            NoAnswer: the aggregator is gone.
+            Refused, RemoteProtocolError: the aggregator does what it must not.
+            ValueRefused: this client's statistics are outside the session's ranges.
+            BadFile: the disk failed.
+        """
+        if self.state is ClientState.NEW:
+            events: Sequence[ClientEvent] = self._client.start()
+            self._save()
+            self._progress.say("Advertising keys; waiting for the others…")
+        else:
+            events = self._client.pending
+        self._act(events)
+        if self.state is ClientState.CONTRIBUTING:
+            self._contribute()
+        while self.state not in (ClientState.FINISHED, ClientState.ABORTED):
+            self._act(self._next())
+        self._fetch(len(self._session.sums))
+        self._connection.end(self._received)
+
+    def _next(self) -> Sequence[ClientEvent]:
+        """Take the next message; what has become of it is on the disk when this returns."""
+        for left in reversed(range(_TRIES)):
+            try:
+                payload = self._connection.message(self._received)
+                events: Sequence[ClientEvent] = self._client.receive(payload)
+                break
+            except Refused as error:
+                if error.is_over:
+                    raise NoResultForUs(str(error)) from error
+                raise
+            except PolicyRefusal as error:
+                self._progress.say(f"Sitting this out: {error}")
+                events = ()
+                break
+            except RemoteProtocolError:
+                if not left:
+                    raise
+        self._received += 1
+        for event in events:
+            if isinstance(event, SumFinished):
+                self._survivors[event.sum_index] = event.survivors
+        self._save()
+        return events
+
+    def _act(self, events: Sequence[ClientEvent]) -> None:
+        for event in events:
+            match event:
+                case SendToServer(payload=payload):
+                    self._send(payload)
+                case NeedInput():
+                    self._contribute()
+                case Excluded(sum_index=index, reason=reason):
+                    self._tensors.forget(index)
+                    self._progress.say(
+                        f"This client's edits are not in {self._name(index)}: {reason}. {self._can_join(index + 1)}"
+                    )
+                case SumFinished(sum_index=index, survivors=survivors):
+                    self._tensors.forget(index)
+                    self._progress.say(f"{self._name(index)} is summed over {len(survivors)} clients")
+                case PeerMisbehaved(culprits=culprits, reason=reason):
+                    self._progress.say(f"Warning: clients {', '.join(map(str, culprits))}: {reason}")
+                case Aborted():
+                    opened = self._opened_layers()
+                    again = (
+                        f"Layers {', '.join(map(str, opened))} were opened with these edits and cannot be summed again"
+                        if opened
+                        else "Nothing of these edits was opened; a new session may have them"
+                    )
+                    raise NoResultForUs(f"the session was aborted: {event}. {again}")
+
+    def _send(self, payload: bytes) -> None:
+        try:
+            self._connection.post(payload)
+        except Refused as error:
+            if not error.is_late:
+                raise
+            self._progress.say(f"Too late for this phase ({error}); waiting for what comes next")
+
+    def _contribute(self) -> None:
+        """Compute, keep and upload this client's part of the running sum."""
+        index = self._client.sum_index
+        self._fetch(index)
+        bounds = boundaries(self._session, index)
+        try:
+            offset = self._connection.offset(index)
+            if offset < bounds[-1]:
+                if not self._tensors.has(index):
+                    self._progress.say(f"Computing keys and residuals for {self._name(index)}…")
+                    self._tensors.keep(index, self._contribution.statistics(index))
+                self._upload(index, self._tensors.open(index), bounds, offset)
+        except Refused as error:
+            if not error.is_late:
+                raise
+            self._progress.say(f"{self._name(index)} went on without this client's edits: {error}")
+
+    def _upload(
+        self,
+        index: int,
+        values: Mapping[str, Float64[np.ndarray, "rows columns"]],
+        bounds: Sequence[int],
+        offset: int,
+    ) -> None:
+        without_progress = 0
+        while offset < bounds[-1]:
+            first = bisect_left(bounds, offset)
+            if bounds[first] != offset or first > self._client.chunks_sent:
+                raise Refused(200, f"an upload cannot go on at byte {offset}", "")
+            chunks = self._client.masked_input(values, link=self.results.link, first=first, threads=2)
+            try:
+                while batch := list(islice(chunks, _CHUNKS_AT_ONCE)):
+                    self._save()
+                    for chunk in batch:
+                        self._connection.upload(index, offset, chunk)
+                        offset, without_progress = offset + len(chunk), 0
+                        self._progress.uploaded(offset, bounds[-1])
+            except OtherOffset as other:
+                offset, without_progress = other.offset, without_progress + 1
+                if without_progress > _OFFSETS_WITHOUT_PROGRESS:
+                    raise
+
+    def _fetch(self, before: int) -> None:
+        """Get the updates of all sums before this one, check them, and take them over."""
+        for index in range(before):
+            if self.results.has(index):
+                continue
+            answer = self._result(index)
+            deltas = {layer: self._delta(layer, answer) for layer in self.results.layers_of(index)}
+            self._contribution.apply(deltas)
+            survivors = self._survivors.get(index) or _survivors(answer, self._session.num_clients)
+            self.results.keep(index, deltas, survivors)
+
+    def _result(self, index: int) -> Mapping[str, object]:
+        try:
+            return self._connection.result(index)
+        except Refused as error:
+            if error.is_over:
+                raise NoResultForUs(str(error)) from error
+            raise
+
+    def _delta(self, layer: int, answer: Mapping[str, object]) -> Float64[np.ndarray, "d_out d_in"]:
+        digest, signature = _signed_digest(layer, answer)
+        if not is_signed(self._session, layer, digest, signature):
+            raise RemoteProtocolError(f"the update of layer {layer} is not signed by the server", check="RESULT")
+        shape = self.results.shape(layer)
+        for _ in range(_TRIES):
+            data = self._connection.layer(layer, 8 * shape[0] * shape[1])
+            delta = np.frombuffer(data, "<f8").reshape(shape).astype(np.float64, copy=False)
+            if delta_digest(layer, delta) == digest:
+                return delta
+        raise RemoteProtocolError(f"the update of layer {layer} is not the one that was signed", check="RESULT")
+
+    def _save(self) -> None:
+        """State first, then the ledger: after a crash in between, the state still has what the ledger lacks."""
+        self._folder.write(_STATE, [self._encode()])
+        self._ledger.remember(
+            self._client.ledger, self._session.transcript, self._opened_layers(), self._contribution.edits
+        )
+
+    def _opened_layers(self) -> tuple[int, ...]:
+        names = {name for what, name in self._client.ledger.opened if what == self._client.contribution}
+        return tuple(
+            layer
+            for index, spec in enumerate(self._session.sums)
+            if spec.name in names
+            for layer in self.results.layers_of(index)
+        )
+
+    def _encode(self) -> bytes:
+        n = self._session.num_clients
+        out = Writer().u32(self._received).u16(len(self._survivors))
+        for index, members in sorted(self._survivors.items()):
+            out.u16(index).raw(write_bitmap(members, n))
+        return out.blob(self._client.save()).finish()
+
+    def _decode(self, saved: bytes) -> bytes:
+        data, n = Reader(saved), self._session.num_clients
+        try:
+            self._received = data.u32()
+            self._survivors = {data.u16(): read_bitmap(data.raw((n + 7) // 8), n) for _ in range(data.u16())}
+            blob = data.blob()
+            data.finish()
+        except Malformed as error:
+            raise BadFile(self._folder.path / _STATE, found="damaged state", expected="what was written") from error
+        return blob
+
+    def _name(self, index: int) -> str:
+        return self._session.sums[index].name
+
+    def _can_join(self, index: int) -> str:
+        if index < len(self._session.sums):
+            return f"It can join again in {self._name(index)}"
+        return "That was the last sum"
+
+
+def _signed_digest(layer: int, answer: Mapping[str, object]) -> tuple[bytes, bytes]:
+    try:
+        entry = answer["layers"][str(layer)]  # type: ignore[index]  # whatever it is, it is checked by failing
+        return bytes.fromhex(entry["digest"]), bytes.fromhex(entry["signature"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise Refused(200, f"no signed digest of layer {layer} among the results", "") from error
+
+
+def _survivors(answer: Mapping[str, object], num_clients: int) -> tuple[int, ...]:
+    """What the server says of a sum that went on without word to this client."""
+    found = answer.get("survivors")
+    if not isinstance(found, list) or not all(isinstance(one, int) and 1 <= one <= num_clients for one in found):
+        raise Refused(200, "no survivors among the results", "")
+    return tuple(found)

@@ -1,0 +1,133 @@
+"""The updates that finished sums gave: merged, kept in the state folder, signed, and what the next sum is bound to.
+
+layer-L.f64   Δ of layer L, (d_out, d_in), little-endian float64
+sum-S.json    digests of the layers of sum S, and whose edits are in it; written last
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float64
+
+from collabsecure.agreement import Agreement
+from collabsecure.errors import BadFile
+from collabsecure.links import FIRST_LINK, delta_digest, next_link
+from collabsecure.merge import merge_delta
+from collabsecure.sessions import cross_name, gram_name
+from collabsecure_cli.folder import StateFolder
+from collabsecure_protocols import Identity, Session
+from collabsecure_protocols.keys import Label, context, verify
+
+Decode = Callable[[str], Float64[np.ndarray, "rows columns"]]  # a finished sum's tensor, by name
+LoadSecondMoment = Callable[[int], Float64[np.ndarray, "d_in d_in"]]  # a layer's C, weighted
+
+
+class Results:
+    """What a state folder holds of a session's updates."""
+
+    def __init__(self, session: Session, agreement: Agreement, folder: StateFolder) -> None:
+        self.session, self.agreement, self._folder = session, agreement, folder
+        self.digests: dict[int, bytes] = {}  # layer → digest of its Δ
+        self.survivors: dict[int, tuple[int, ...]] = {}  # layer → whose edits are in it
+        self._links = [FIRST_LINK]  # what each sum follows, as far as it is known
+        for index in range(len(session.sums)):
+            if (written := folder.read(f"sum-{index}.json")) is None:
+                break
+            self._remember(index, json.loads(written))
+
+    def has(self, sum_index: int) -> bool:
+        """Whether a sum's updates are all here."""
+        return sum_index < len(self._links) - 1
+
+    @property
+    def are_complete(self) -> bool:
+        """Whether every layer's update is here."""
+        return len(self._links) - 1 == len(self.session.sums)
+
+    @property
+    def link(self) -> bytes:
+        """What the next sum follows."""
+        return self._links[-1]
+
+    def layers_of(self, sum_index: int) -> tuple[int, ...]:
+        """The layers whose statistics one sum adds up."""
+        layers = self.agreement.layers
+        return layers if self.agreement.flow == "one-shot" else (layers[sum_index],)
+
+    def path(self, layer: int) -> Path:
+        """The file of a layer's Δ."""
+        return self._folder.path / f"layer-{layer}.f64"
+
+    def load(self, layer: int) -> Float64[np.ndarray, "d_out d_in"]:
+        """A layer's Δ.
+
+        Raises:
+            BadFile: it is not what was written.
+        """
+        path = self.path(layer)
+        data = self._folder.read(path.name) or b""
+        d_out, d_in = self.shape(layer)
+        if len(data) != 8 * d_out * d_in:
+            raise BadFile(path, found=f"{len(data)} bytes", expected=f"{8 * d_out * d_in}")
+        delta = np.frombuffer(data, "<f8").reshape(d_out, d_in).astype(np.float64)
+        if delta_digest(layer, delta) != self.digests[layer]:
+            raise BadFile(path, found="another Δ than was written", expected=f"digest {self.digests[layer].hex()}")
+        return delta
+
+    def shape(self, layer: int) -> tuple[int, int]:
+        """(d_out, d_in) of a layer's Δ."""
+        tensors = (tensor for spec in self.session.sums for tensor in spec.tensors)
+        d_out, d_in = next(tensor.shape for tensor in tensors if tensor.name == cross_name(layer))
+        return d_out, d_in
+
+    def keep(
+        self, sum_index: int, deltas: Mapping[int, Float64[np.ndarray, "d_out _"]], survivors: tuple[int, ...]
+    ) -> None:
+        """Write down a sum's updates.
+
+        Raises:
+            BadFile: the disk would not take them.
+        """
+        for layer, delta in deltas.items():
+            self._folder.write(self.path(layer).name, [np.ascontiguousarray(delta, "<f8").data.cast("B")])
+        digests = {str(layer): delta_digest(layer, delta).hex() for layer, delta in deltas.items()}
+        written = {"digests": digests, "survivors": list(survivors)}
+        self._folder.write(f"sum-{sum_index}.json", [json.dumps(written).encode()])
+        self._remember(sum_index, written)
+
+    def _remember(self, sum_index: int, written: Mapping[str, object]) -> None:
+        digests, survivors = written["digests"], written["survivors"]
+        if not isinstance(digests, dict) or not isinstance(survivors, list):
+            raise BadFile(self._folder.path / f"sum-{sum_index}.json", found="something else", expected="digests")
+        layers = self.layers_of(sum_index)
+        for layer in layers:
+            self.digests[layer] = bytes.fromhex(digests[str(layer)])
+            self.survivors[layer] = tuple(survivors)
+        self._links.append(next_link(self.link, (self.digests[layer] for layer in layers)))
+
+
+def merge_sum(
+    results: Results, sum_index: int, decode: Decode, second_moment: LoadSecondMoment
+) -> dict[int, Float64[np.ndarray, "d_out _"]]:
+    """Solve for the updates of a finished sum, a layer at a time.
+
+    Raises:
+        NotPositiveDefinite: a layer's sum is not one that can be merged.
+        BadFile: C cannot be read, or is not the session's.
+    """
+    return {
+        layer: merge_delta(second_moment(layer), decode(gram_name(layer)), decode(cross_name(layer)), overwrite=True)
+        for layer in results.layers_of(sum_index)
+    }
+
+
+def sign_result(session: Session, identity: Identity, layer: int, digest: bytes) -> bytes:
+    """The server's signature under a layer's Δ, by which a client knows it wherever it comes from."""
+    return identity.sign(context(Label.RESULT, session.transcript, layer, digest))
+
+
+def is_signed(session: Session, layer: int, digest: bytes, signature: bytes) -> bool:
+    """Whether the session's server has signed this digest of a layer's Δ."""
+    return verify(session.server_key, signature, context(Label.RESULT, session.transcript, layer, digest))

@@ -1,0 +1,211 @@
+"""An aggregator at work: its phases' times, its merging, and whom to wake when something has happened.
+
+The engine runs in one thread of its own, so that a merge of minutes keeps nobody from an answer; everybody else reads
+the picture that was taken when its last step was done.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
+
+from collabsecure.errors import CollabsecureError
+from collabsecure_cli.aggregator import Aggregator
+from collabsecure_cli.results import LoadSecondMoment
+from collabsecure_protocols import ServerState
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Durations:
+    """How long each phase waits for who has not answered, in seconds; a restart gives it its whole time again."""
+
+    join: float = 24 * 3600.0  # for everybody's keys
+    upload: float = 6 * 3600.0  # for masked input, which takes a client some computing
+    answer: float = 3600.0  # for anything else
+    linger: float = 3600.0  # at the end, for those who have not fetched the outcome
+
+    def of(self, state: ServerState) -> float | None:
+        """The time of a phase; None where nobody is waited for."""
+        return {
+            ServerState.ADVERTISE_KEYS: self.join,
+            ServerState.SHARE_KEYS: self.answer,
+            ServerState.MASKED_INPUT: self.upload,
+            ServerState.CONSISTENCY_CHECK: self.answer,
+            ServerState.UNMASK: self.answer,
+        }.get(state)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """Where the engine stood after its last step."""
+
+    state: ServerState
+    sum_index: int
+    missing: tuple[int, ...]
+    out: frozenset[int]  # clients without whom the session goes on
+    is_merging: bool
+    is_over: bool
+    failure: str | None
+
+
+class Service:
+    """Drives one engine. Every method but `picture` and `message` is for the event loop's thread alone."""
+
+    def __init__(
+        self,
+        aggregator: Aggregator,
+        second_moment: LoadSecondMoment,
+        durations: Durations,
+        *,
+        tell: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.aggregator = aggregator
+        self.session = aggregator.session
+        self._second_moment, self._durations, self._tell, self.clock = second_moment, durations, tell, clock
+        self._engine = ThreadPoolExecutor(1, "engine")
+        self._changed = asyncio.Event()
+        self.broken: CollabsecureError | None = None  # why the engine had to stop
+        self.is_stopping = False
+        self.started = clock()
+        self.bytes_of: dict[int, int] = dict.fromkeys(map(int, self.session.client_ids), 0)  # received since the start
+        self.seen: dict[int, float] = {}  # client → when it last asked for something
+        self._done: set[int] = set()  # clients that have all that there is
+        self.picture = self._take_picture()
+        self._phase_ends = self._end_of_phase()
+
+    # For whoever answers requests
+
+    def message(self, client: int, number: int) -> bytes | None:
+        """One of the messages to a client, if there is one yet."""
+        box = self.aggregator.mailboxes[client]
+        return box[number] if number < len(box) else None
+
+    def note_end(self, client: int, number: int) -> None:
+        """A client has asked for the message after the last: if all is over, it has everything."""
+        if self.picture.is_over and number >= len(self.aggregator.mailboxes[client]):
+            self._done.add(client)
+            self._wake()
+
+    @property
+    def is_served(self) -> bool:
+        """Whether all is over and everybody who takes part knows."""
+        concerned = {client for client, box in self.aggregator.mailboxes.items() if box}
+        return self.picture.is_over and concerned <= self._done
+
+    @property
+    def done(self) -> frozenset[int]:
+        """The clients that have all that there is."""
+        return frozenset(self._done)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Of the phase; None where nobody is waited for."""
+        return None if self._phase_ends is None else max(0.0, self._phase_ends - self.clock())
+
+    async def call(self, step: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run a step of the engine in its thread, then let everybody know.
+
+        Raises:
+            CollabsecureError: the disk failed; the engine takes no more steps.
+            whatever the step refuses with.
+        """
+        if self.broken is not None:
+            raise self.broken
+
+        def run() -> tuple[R, Picture]:
+            result = step(*args, **kwargs)
+            return result, self._take_picture()
+
+        try:
+            result, picture = await asyncio.get_running_loop().run_in_executor(self._engine, run)
+        except CollabsecureError as error:
+            self.broken = error
+            self._wake()
+            raise
+        if picture != self.picture:
+            self._enter(picture)
+        return result
+
+    async def change(self, seconds: float) -> None:
+        """Wait until something has happened, at most so long."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+        except TimeoutError:
+            pass
+
+    # What this side does by itself
+
+    async def run(self) -> None:
+        """Take the session to its end, and wait until everybody knows, or has had the time to.
+
+        Raises:
+            CollabsecureError: the disk failed, or C is not the session's.
+        """
+        engine = self.aggregator
+        while not self.picture.is_over:
+            if self.broken is not None:
+                raise self.broken
+            if self.picture.is_merging:
+                self._tell(f"Merging {self.session.sums[self.picture.sum_index].name}…")
+                await self.call(engine.merge, self._second_moment)
+            elif self.picture.state is ServerState.READY:
+                await self.call(engine.start_sum)
+            elif self.seconds_left == 0:
+                self._tell(f"The time of {self.picture.state} is up; waited for clients {_list(self.picture.missing)}")
+                await self.call(engine.close_phase)
+            else:
+                await self.change(self.seconds_left if self.seconds_left is not None else 60.0)
+
+    async def linger(self) -> None:
+        """Wait until everybody who takes part has the outcome, or has had the time to fetch it."""
+        ends = self.clock() + self._durations.linger
+        while not self.is_served and self.clock() < ends:
+            await self.change(ends - self.clock())
+
+    def stop(self) -> None:
+        """Let nobody wait any longer."""
+        self.is_stopping = True
+        self._wake()
+
+    def close(self) -> None:
+        """Let the step in work finish, and take no more."""
+        self._engine.shutdown(wait=True)
+
+    def _enter(self, picture: Picture) -> None:
+        before, self.picture = self.picture, picture
+        if (picture.state, picture.sum_index) != (before.state, before.sum_index):
+            self._phase_ends = self._end_of_phase()
+            name = f" of {self.session.sums[picture.sum_index].name}" if picture.sum_index >= 0 else ""
+            self._tell(f"{picture.state}{name}")
+        self._wake()
+
+    def _end_of_phase(self) -> float | None:
+        duration = None if self.picture.is_over else self._durations.of(self.picture.state)
+        return None if duration is None else self.clock() + duration
+
+    def _take_picture(self) -> Picture:
+        engine = self.aggregator
+        return Picture(
+            state=engine.state,
+            sum_index=engine.sum_index,
+            missing=engine.missing,
+            out=frozenset(client for client in engine.session.client_ids if engine.is_out(client)),
+            is_merging=engine.wants_merge,
+            is_over=engine.is_over,
+            failure=engine.failure,
+        )
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+
+def _list(clients: tuple[int, ...]) -> str:
+    return ", ".join(map(str, clients)) or "none"
