@@ -3,6 +3,7 @@
 import click
 
 import collabsecure
+from collabsecure_cli.apply import apply
 from collabsecure_cli.demo import demo
 from collabsecure_cli.evaluate import evaluate
 from collabsecure_cli.group import CommandGroup
@@ -33,6 +34,7 @@ def main() -> None:
     """  # noqa: D301 - \b is click's mark for lines that stay as they are
 
 
+main.add_command(apply)
 main.add_command(demo)
 main.add_command(evaluate)
 main.add_command(identity)
