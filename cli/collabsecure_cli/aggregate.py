@@ -153,7 +153,7 @@ def aggregate(
             agreement=agreement,
             identity=identity,
             results=results,
-            service=lambda: Service(engine, moments, durations, tell=say),
+            service=lambda: Service(engine, moments.__getitem__, durations, tell=say),
             out=out,
             force=force,
         )
@@ -196,6 +196,8 @@ class _Run:
         try:
             await asyncio.wait((serving, working, signalled), return_when=asyncio.FIRST_COMPLETED)
         finally:
+            if interrupted.is_set():
+                say("Stopping, once the step in work is done…")
             service.stop()
             await asyncio.sleep(0)  # long polls answer before their connections are closed
             stop.set()
@@ -283,6 +285,7 @@ def describe(service: Service, agreement: Agreement) -> Status:
         ),
         bytes_received=sum(service.bytes_of.values()),
         seconds_left=service.seconds_left,
+        phase_seconds=service.phase_seconds,
         running_seconds=now - service.started,
         outcome=outcome,
         finished=picture.is_over and picture.failure is None,

@@ -172,9 +172,10 @@ class Aggregator:
 
     # What this side does
 
-    def close_phase(self) -> None:
-        """The phase's time is up."""
-        self._do(Step(kind=Kind.CLOSED))
+    def close_phase(self, state: ServerState, sum_index: int) -> None:
+        """The time of this phase is up; if another has begun meanwhile, that one goes on."""
+        if (self.state, self.sum_index) == (state, sum_index):
+            self._do(Step(kind=Kind.CLOSED))
 
     def start_sum(self) -> None:
         """Start the next sum, bound to the results so far."""

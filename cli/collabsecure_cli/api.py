@@ -20,6 +20,7 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from collabsecure.errors import CollabsecureError
 from collabsecure_cli.aggregator import TooLate, WrongOffset
@@ -62,7 +63,7 @@ class Api:
         self._longest_message = around + max(max_body(session, kind) for kind in kinds)
         self._longest_chunk = around + max_body(session, MessageType.MASKED_INPUT)
         base = "/v1/{transcript}/clients/{client}"
-        self.app = Starlette(
+        routes = Starlette(
             routes=[
                 Route(f"{base}/messages", self._signed(self._post_message), methods=["POST"]),
                 Route(f"{base}/messages/{{number}}", self._signed(self._get_message), methods=["GET"]),
@@ -76,6 +77,7 @@ class Api:
                 Route("/metrics", self._get_metrics, methods=["GET"]),
             ]
         )
+        self.app = _measured(routes, metrics, service.clock)
 
     def _signed(self, handler: _Handler) -> Callable[[Request], Awaitable[Response]]:
         """Let only a client through that has signed the request."""
@@ -202,6 +204,26 @@ class Api:
         while (left := ends - self._service.clock()) > 0 and not self._service.is_stopping:
             await self._service.change(left)
             yield
+
+
+def _measured(app: ASGIApp, metrics: Metrics, clock: Callable[[], float]) -> ASGIApp:
+    """Count every answer, with its time."""
+
+    async def measured(scope: Scope, receive: Receive, send: Send) -> None:
+        started, status = clock(), 0
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        try:
+            await app(scope, receive, noting)
+        finally:
+            if scope["type"] == "http" and status:
+                metrics.request(scope["method"], status, clock() - started)
+
+    return measured
 
 
 class _TooLong(Exception):

@@ -87,8 +87,7 @@ class LocalEdits:
         agreement, model = self._setting.agreement, self._setting.model
         if agreement.flow == "one-shot":
             assert self._setting.moments is not None  # noqa: S101 (the command asks for them)
-            moments = {layer: self._setting.moments(layer) for layer in agreement.layers}
-            each = one_shot_statistics(model, self._client, self._templates, moments)
+            each = one_shot_statistics(model, self._client, self._templates, self._setting.moments)
         else:
             layer = agreement.layers[sum_index]
             client = self._client

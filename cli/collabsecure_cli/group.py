@@ -5,7 +5,7 @@ import click
 from collabsecure.errors import CollabsecureError, MissingExtra
 from collabsecure_protocols import ProtocolError
 
-_OF_EXTRA_EDIT = frozenset({"datasets", "tokenizers", "torch", "transformers"})
+_OF_EXTRA_EDIT = frozenset({"datasets", "httpx2", "tokenizers", "torch", "transformers"})
 
 
 class Interrupted(click.ClickException):

@@ -72,7 +72,7 @@ class Journal:
 
     @property
     def is_new(self) -> bool:
-        """Whether nothing has been written yet."""
+        """Whether nothing had been written when this was opened."""
         return self._number == 0 and not self._steps.found
 
     def load(self) -> Memory:
@@ -95,8 +95,9 @@ class Journal:
         return Memory(server=server, mailboxes=mailboxes, failure=failure)
 
     def steps(self) -> Iterator[Step]:
-        """What has happened since the snapshot."""
-        for record in self._steps.found:
+        """What has happened since the snapshot; once only."""
+        records, self._steps.found = self._steps.found, []
+        for record in records:
             try:
                 yield Step.decode(record)
             except Malformed as error:

@@ -3,13 +3,16 @@
 import click
 
 import collabsecure
+from collabsecure_cli.aggregate import aggregate
 from collabsecure_cli.apply import apply
+from collabsecure_cli.client import client
 from collabsecure_cli.demo import demo
 from collabsecure_cli.evaluate import evaluate
 from collabsecure_cli.group import CommandGroup
 from collabsecure_cli.identity import identity
 from collabsecure_cli.second_moment import second_moment
 from collabsecure_cli.session import session
+from collabsecure_cli.world import world
 
 
 @click.group(
@@ -35,8 +38,11 @@ def main() -> None:
 
 
 main.add_command(apply)
+main.add_command(aggregate)
+main.add_command(client)
 main.add_command(demo)
 main.add_command(evaluate)
 main.add_command(identity)
 main.add_command(second_moment)
 main.add_command(session)
+main.add_command(world)

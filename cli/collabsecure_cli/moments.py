@@ -1,7 +1,7 @@
 """The second moments that a session names by their digests, found in a folder of `.npz` files without the model."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from collabsecure.errors import BadFile
 from collabsecure.statistics import SecondMoment
 
 
-class SessionMoments:
+class SessionMoments(Mapping[int, np.ndarray]):
     """C of each of a session's layers, read when it is asked for: one alone can take hundreds of megabytes."""
 
     def __init__(self, folder: Path, agreement: Agreement) -> None:
@@ -27,9 +27,15 @@ class SessionMoments:
         """
         for layer in self._agreement.layers:
             tell(f"Checking the second moment of layer {layer}…")
-            self(layer)
+            _ = self[layer]
 
-    def __call__(self, layer: int) -> Float64[np.ndarray, "d_in d_in"]:
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._agreement.layers)
+
+    def __len__(self) -> int:
+        return len(self._agreement.layers)
+
+    def __getitem__(self, layer: int) -> Float64[np.ndarray, "d_in d_in"]:
         """A layer's C, weighted by λ.
 
         Raises:

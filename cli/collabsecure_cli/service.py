@@ -104,6 +104,11 @@ class Service:
         return frozenset(self._done)
 
     @property
+    def phase_seconds(self) -> float | None:
+        """That the phase has in all; None where nobody is waited for."""
+        return None if self.picture.is_over else self._durations.of(self.picture.state)
+
+    @property
     def seconds_left(self) -> float | None:
         """Of the phase; None where nobody is waited for."""
         return None if self._phase_ends is None else max(0.0, self._phase_ends - self.clock())
@@ -159,7 +164,7 @@ class Service:
                 await self.call(engine.start_sum)
             elif self.seconds_left == 0:
                 self._tell(f"The time of {self.picture.state} is up; waited for clients {_list(self.picture.missing)}")
-                await self.call(engine.close_phase)
+                await self.call(engine.close_phase, self.picture.state, self.picture.sum_index)
             else:
                 await self.change(self.seconds_left if self.seconds_left is not None else 60.0)
 
@@ -187,8 +192,7 @@ class Service:
         self._wake()
 
     def _end_of_phase(self) -> float | None:
-        duration = None if self.picture.is_over else self._durations.of(self.picture.state)
-        return None if duration is None else self.clock() + duration
+        return None if self.phase_seconds is None else self.clock() + self.phase_seconds
 
     def _take_picture(self) -> Picture:
         engine = self.aggregator
