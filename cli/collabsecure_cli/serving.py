@@ -15,17 +15,14 @@ import socket
 import ssl
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum
 
-import h11
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.config import Config
-from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from collabsecure.errors import CollabsecureError
+from collabsecure_cli.guarded import HEADER_BYTES, Connection, Limits
 from collabsecure_cli.refusals import RefusalLimiter, address_block, limit_refusals
 from collabsecure_cli.tls import Tls, server_context
 
@@ -34,7 +31,6 @@ __all__ = ["CannotListen", "Limits", "RefusalLimiter", "Tls", "limit_refusals", 
 _GRACE_SECONDS = 2.0  # for answers under way, once the server is to stop
 _SWEEP_SECONDS = 1.0  # a limit is kept to this precision, or to a quarter of itself if that is finer
 _BACKLOG = 1024
-_HEADER_BYTES = 16_384  # up to twice as much may pass
 _NO_DESCRIPTOR_SECONDS = 0.5
 
 _log = logging.getLogger(__name__)
@@ -42,21 +38,6 @@ _log = logging.getLogger(__name__)
 
 class CannotListen(CollabsecureError):
     """The address to listen on is taken, not this machine's, or not an address."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What one peer, or all together, may cost; seconds and counts.
-
-    A peer is an IPv4 address or an IPv6 /64. Behind a reverse proxy all peers are one: see `limit_refusals`.
-    """
-
-    max_connections: int = 512
-    max_connections_per_address: int = 64
-    header_seconds: float = 10.0  # from connecting, or the first new byte after an answer, to the end of the headers
-    idle_seconds: float = 75.0  # a kept-alive connection without a request
-    body_seconds: float = 120.0  # from the headers to the end of the body; also to take a buffer full of an answer
-    refusals_per_minute: int = 120  # of one address, answers 4xx other than 409, 410 and 429; beyond it, 429
 
 
 async def serve(
@@ -135,7 +116,7 @@ class _Guard:
         self._context = context
         self._config = Config(
             self._without_the_gone(app),
-            http=_Connection,
+            http=Connection,
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -146,7 +127,7 @@ class _Guard:
             proxy_headers=False,  # else whoever comes from loopback may say that he comes from elsewhere
             server_header=False,
             date_header=False,
-            h11_max_incomplete_event_size=_HEADER_BYTES,
+            h11_max_incomplete_event_size=HEADER_BYTES,
             timeout_keep_alive=math.ceil(limits.idle_seconds),
         )
         self._config.load()
@@ -183,7 +164,7 @@ class _Guard:
     async def _start(self, accepted: socket.socket, block: str) -> None:
         """Let TLS begin, if there is any; the connection then lives by its own events."""
         loop = asyncio.get_running_loop()
-        connection = _Connection(self._config, self._state, self._limits, lambda: self._forget(block))
+        connection = Connection(self._config, self._state, self._limits, lambda: self._forget(block))
         secure = self._context is not None
         try:
             await loop.connect_accepted_socket(
@@ -231,8 +212,8 @@ class _Guard:
         while (self._state.connections or self._state.tasks or self._starting) and loop.time() < end:
             await asyncio.sleep(0.02)
 
-    def _connections(self) -> list[_Connection]:
-        return [connection for connection in self._state.connections if isinstance(connection, _Connection)]
+    def _connections(self) -> list[Connection]:
+        return [connection for connection in self._state.connections if isinstance(connection, Connection)]
 
     def _without_the_gone(self, app: ASGIApp) -> ASGIApp:
         """A peer that leaves, or a server that stops, is no error of the app's that deserves a traceback."""
@@ -247,106 +228,3 @@ class _Guard:
                     raise
 
         return quiet
-
-
-class _Stage(Enum):
-    HEADERS = "headers"
-    BODY = "body"
-    REFUSED_BODY = "the body of a request that is answered already"
-    WAITING = "waiting"  # for the app, or for a next request: uvicorn's keep-alive timer looks after that
-    TAKING = "taking the answer"
-    CLOSING = "closing"
-
-
-class _Connection(H11Protocol):
-    """uvicorn's connection, which also knows what it is at and since when."""
-
-    def __init__(self, config: Config, server_state: ServerState, limits: Limits, on_end: Callable[[], None]) -> None:
-        super().__init__(config, server_state, {})
-        self._on_end: Callable[[], None] | None = on_end
-        self._seconds = {
-            _Stage.HEADERS: limits.header_seconds,
-            _Stage.BODY: limits.body_seconds,
-            _Stage.REFUSED_BODY: limits.header_seconds,
-            _Stage.WAITING: math.inf,
-            _Stage.TAKING: limits.body_seconds,
-            _Stage.CLOSING: limits.body_seconds,
-        }
-        self._next_began = False  # some bytes of a next request are here, not yet all its headers
-        self._pauses = 0  # how often the peer was slower than the answer
-        self._at: tuple[_Stage, object, int] = (_Stage.HEADERS, None, 0)  # stage, request, pause
-        self._since = self.loop.time()  # accepted: the handshake is the peer's time as well
-
-    def forget(self) -> None:
-        """Count it no more."""
-        if self._on_end is not None:
-            self._on_end()
-            self._on_end = None
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """It is gone."""
-        self.forget()
-        self._unset_keepalive_if_required()  # uvicorn keeps the timer, and so all of this, after an error
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        """Hand bytes on, not too many at a time: h11 bounds incomplete headers alone, and these would be complete."""
-        if self.conn.their_state is h11.SEND_BODY:
-            super().data_received(data)
-            return
-        for start in range(0, len(data), _HEADER_BYTES):
-            if not self.transport.is_closing():
-                super().data_received(data[start : start + _HEADER_BYTES])
-
-    def handle_events(self) -> None:
-        """Let uvicorn do what the bytes say."""
-        super().handle_events()
-        self._next_began = self.conn.their_state is h11.IDLE and bool(self.conn.trailing_data[0])
-
-    def send_400_response(self, msg: str) -> None:
-        """Refuse what is not HTTP, unless an answer is under way: then there is only hanging up."""
-        if self.cycle is not None:
-            self.cycle.disconnected = True  # the app may go on; nobody listens
-            self.cycle.message_event.set()
-        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            super().send_400_response(msg)
-        else:
-            self.transport.abort()
-
-    def pause_writing(self) -> None:
-        """The peer is slower than the answer."""
-        self._pauses += 1
-        super().pause_writing()
-
-    def end_if_overdue(self, now: float) -> None:
-        """Hang up if it has been at one thing for too long."""
-        at = (self._stage(), self.cycle, self._pauses)
-        if at != self._at:
-            self._at, self._since = at, now
-        elif now - self._since > self._seconds[at[0]]:
-            self.cut()
-
-    def end(self) -> None:
-        """Close once the answer under way, if there is one, is out."""
-        try:
-            self.shutdown()
-        except h11.LocalProtocolError:  # it has gone wrong already
-            self.cut()
-
-    def cut(self) -> None:
-        """Hang up without a word; the app, if it is at this request, sees the peer as gone."""
-        if self.cycle is not None:
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
-        self.transport.abort()
-
-    def _stage(self) -> _Stage:
-        if self.transport.is_closing():
-            return _Stage.CLOSING
-        if self.flow.write_paused:
-            return _Stage.TAKING
-        if self.conn.their_state is h11.SEND_BODY:
-            return _Stage.REFUSED_BODY if self.conn.our_state is h11.DONE else _Stage.BODY
-        if self.conn.their_state is h11.IDLE and (self.cycle is None or self._next_began):
-            return _Stage.HEADERS
-        return _Stage.WAITING
