@@ -22,6 +22,7 @@ from collabsecure_cli.identity import load_identity
 from collabsecure_cli.metrics import Metrics
 from collabsecure_cli.moments import SessionMoments
 from collabsecure_cli.progress import say
+from collabsecure_cli.refusals import RefusalLimiter, limit_refusals
 from collabsecure_cli.report import DELTA, Report, norms, refuse_foreign, write_merged
 from collabsecure_cli.results import Results
 from collabsecure_cli.service import Durations, Service
@@ -178,6 +179,7 @@ class _Run:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, interrupted.set)
         api = Api(service, self.identity, lambda: describe(service, self.agreement), Metrics())
+        app = limit_refusals(api.app, RefusalLimiter(limits.refusals_per_minute, clock=service.clock))
 
         def listening(url: str) -> None:
             say(f"Listening on {url}; its status page is there too. Session {self.session.transcript.hex()}")
@@ -190,7 +192,7 @@ class _Run:
             await service.linger()
 
         serving = loop.create_task(
-            serve(api.app, host=listen[0], port=listen[1], tls=tls, limits=limits, on_listening=listening, stop=stop)
+            serve(app, host=listen[0], port=listen[1], tls=tls, limits=limits, on_listening=listening, stop=stop)
         )
         working, signalled = loop.create_task(work()), loop.create_task(interrupted.wait())
         try:

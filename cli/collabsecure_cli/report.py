@@ -11,12 +11,14 @@ from jaxtyping import Float64
 import collabsecure
 from collabsecure.agreement import Agreement
 from collabsecure.deltas import Delta, Provenance, save_delta
+from collabsecure.errors import BadFile
 from collabsecure.files import folder_complete_or_absent, refuse_existing
 from collabsecure_cli.promises import HONEST
 from collabsecure_cli.results import Results
 from collabsecure_protocols import Session
 
 DELTA, REPORT_JSON, REPORT_MD = "delta.safetensors", "report.json", "report.md"
+_OWN = {DELTA, REPORT_JSON, REPORT_MD}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +93,7 @@ class Report:
 
 
 def refuse_foreign(out: Path, session: Session, *, force: bool) -> bool:
-    """Whether `out` holds this session's result already; anything else there is refused without `force`.
+    """Whether `out` holds this session's result already; with `force`, another's may be there, but nothing else.
 
     Raises:
         BadFile: something else is there.
@@ -104,6 +106,13 @@ def refuse_foreign(out: Path, session: Session, *, force: bool) -> bool:
         pass
     if not force:
         refuse_existing(out)
+    elif out.is_symlink() or out.is_file() or (out.is_dir() and not {path.name for path in out.iterdir()} <= _OWN):
+        raise BadFile(
+            out,
+            found="something that no session has left there",
+            expected="an earlier result, which --force replaces, or nothing",
+            remedy="Give another --out",
+        )
     return False
 
 
