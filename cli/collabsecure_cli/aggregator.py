@@ -197,6 +197,10 @@ class Aggregator:
         """End the session without a result."""
         self._do(Step(kind=Kind.FAILED, body=reason.encode()))
 
+    def close(self) -> None:
+        """Let go of the files; everything is in them."""
+        self._journal.close()
+
     # How it is done, now or again after a crash
 
     def _do(self, step: Step) -> None:

@@ -123,6 +123,10 @@ class Journal:
         for name in (f"snapshot-{before}", f"steps-{before}"):
             self._folder.remove(name)
 
+    def close(self) -> None:
+        """Let go of the files."""
+        self._steps.close()
+
     def _path(self, what: str) -> Path:
         return self._folder.path / f"{what}-{self._number}"
 
