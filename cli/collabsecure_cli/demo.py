@@ -17,6 +17,7 @@ from collabsecure.edits import EditRequest, load_requests, split_among_clients
 from collabsecure.errors import BadFile, TooFewRequests
 from collabsecure.files import complete_or_absent, unwritable
 from collabsecure.statistics import SecondMoment, find_second_moments
+from collabsecure_cli.config import emit, operator_options
 from collabsecure_cli.drafting import draft_session
 from collabsecure_cli.group import Interrupted
 from collabsecure_cli.options import Layers, ModelChoice
@@ -66,6 +67,7 @@ _existing = click.Path(exists=True, path_type=Path)
     "--out", type=click.Path(file_okay=False, path_type=Path), default="out/demo", show_default=True, help="Results."
 )
 @click.option("--force", is_flag=True, help="Use a folder that holds something else.")
+@operator_options
 def demo(
     *,
     model: str | None,
@@ -178,7 +180,7 @@ def _run(
     from collabsecure.deltas import Delta, Provenance, save_delta
     from collabsecure.evaluate import complete, evaluate_counterfact
     from collabsecure.secure_summation import Drop
-    from collabsecure.simulation import edit_globally, edit_together
+    from collabsecure.simulation import edit_globally, edit_together, relative_distance
     from collabsecure.values import optimise_values
 
     model, layers = choices.model, choices.hyperparameters.layers
@@ -245,18 +247,36 @@ def _run(
         said_after = complete(model, shown, max_new_tokens=6)
         model.save(out / "model")
 
-    click.echo(_table(rows, reference, layers))
-    click.echo(f"\nThe clients sent {sent[flow] / 1e6:.1f} MB, masked; the server saw sums, and who took part.")
+    told = [
+        _table(rows, reference, layers),
+        f"\nThe clients sent {sent[flow] / 1e6:.1f} MB, masked; the server saw sums, and who took part.",
+    ]
     if any(len(members) < num_clients for members in survivors.values()):
         who = "; ".join(f"layer {layer}: clients {', '.join(map(str, survivors[layer]))}" for layer in layers)
-        click.echo(f"\nSome clients dropped out. In the sums, and in GLOBAL-EDIT here: {who}.")
-    click.echo(f"\nThree of the edits ({flow}):")
+        told.append(f"\nSome clients dropped out. In the sums, and in GLOBAL-EDIT here: {who}.")
+    told.append(f"\nThree of the edits ({flow}):")
     for request, old, new in zip(requests[:3], said_before, said_after, strict=True):
-        click.echo(f"  {request.text} …\n    before:{old!r}\n    after: {new!r}   (asked for: {request.target_new!r})")
-    click.echo(
+        told.append(f"  {request.text} …\n    before:{old!r}\n    after: {new!r}   (asked for: {request.target_new!r})")
+    told.append(
         f"\nSaved {out / 'model'} (Hugging Face directory) and {out / 'delta.safetensors'}.\n\n{HONEST}\n\n"
-        f"Next: load it with transformers' from_pretrained({str(out / 'model')!r}), or try --drop 2@masked-input."
+        f"Next: load it with transformers' from_pretrained({str(out / 'model')!r}), try --drop 2@masked-input, or "
+        "do it over a network: docs/two-organisations.md."
     )
+    result = {
+        "out": str(out),
+        "flow": flow,
+        "bytes_sent": sent[flow],
+        "survivors": {str(layer): members for layer, members in survivors.items()},
+        "scores": {
+            name: {"es": scores.es, "ps": scores.ps, "ns": scores.ns, "score": scores.score} for name, scores, _ in rows
+        },
+        "relative_distance_to_global_edit": {
+            name: {str(layer): relative_distance(deltas[layer], reference[layer]) for layer in layers}
+            for name, _, deltas in rows
+            if deltas is not None
+        },
+    }
+    emit(result, "\n".join(told))
 
 
 def _clients(parts: Sequence[Sequence[EditRequest]], values: np.ndarray) -> dict[int, Client]:

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from collabsecure.files import refuse_existing, unwritable
 from collabsecure.statistics import second_moment_filename
 from collabsecure.texts import dataset_texts, read_texts
+from collabsecure_cli.config import emit, operator_options
 from collabsecure_cli.group import Interrupted
 from collabsecure_cli.options import Layers, ModelChoice, layers_in_short, model_options
 
@@ -50,6 +51,7 @@ from collabsecure_cli.options import Layers, ModelChoice, layers_in_short, model
     help="Folder for the files; made if need be.",
 )
 @click.option("--force", is_flag=True, help="Overwrite files that are there.")
+@operator_options
 def second_moment(
     model: ModelChoice,
     *,
@@ -119,11 +121,16 @@ def second_moment(
         num_texts = bar.n
     if num_texts < samples:
         click.echo(f"There were only {num_texts} texts, not {samples}; the files' names say so", err=True)
+    paths = {}
     for layer, moment in moments.items():
-        path = out / second_moment_filename(names[layer], moment.sample_size)
-        moment.save_npz(path, force=force)
-        click.echo(path)
+        paths[layer] = out / second_moment_filename(names[layer], moment.sample_size)
+        moment.save_npz(paths[layer], force=force)
     checkpoint.unlink()
+    emit(
+        {"files": {str(layer): str(path) for layer, path in paths.items()}, "texts": num_texts},
+        "\n".join(map(str, paths.values())),
+    )
+    click.echo(f"Next: collabsecure session new --second-moment {out} …, or collabsecure demo", err=True)
 
 
 def _source(texts: Path | None, dataset: str | None, split: str, field: str) -> Iterator[str]:
