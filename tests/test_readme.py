@@ -4,6 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
+import click
 import pytest
 
 from collabsecure_cli.main import main
@@ -22,8 +23,10 @@ def test_the_python_session_prints_what_it_says(capsys):
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("collabsecure ")])
 def test_every_command_and_option_shown_exists(command):
-    _, name, *arguments = shlex.split(command)
-    known = {option for parameter in main.commands[name].params for option in parameter.opts} | {"--help"}
+    found, arguments = main, shlex.split(command)[1:]
+    while isinstance(found, click.Group):
+        found = found.commands[arguments.pop(0)]
+    known = {option for parameter in found.params for option in parameter.opts} | {"--help"}
     assert {argument for argument in arguments if argument.startswith("--")} <= known
 
 
