@@ -7,6 +7,7 @@ middle costs the session its own input and no more, and memory does not grow wit
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 
 from collabsecure.errors import BadFile, NotPositiveDefinite
 from collabsecure_cli.folder import StateFolder
@@ -53,23 +54,15 @@ class Aggregator:
         self._folder = folder
         self._journal = Journal(folder, session, identity)
         self.resumed = not self._journal.is_new
-        memory = self._journal.load()
-        self._server = memory.server
         self.mailboxes: dict[int, list[bytes]] = {int(client): [] for client in session.client_ids}
-        self.mailboxes.update(memory.mailboxes)
-        self.failure = memory.failure  # why there is no result
         self._bounds: tuple[int, ...] = ()  # of the running sum's chunks
         self._staged: dict[int, StagedUpload] = {}  # of the running sum, not in the snapshot yet
         self._folded_bytes = 0
-        self._find_uploads()
-        for step in self._journal.steps():
-            self._apply(step)
-        for client, staged in list(self._staged.items()):
-            if staged.is_complete and not self._has_uploaded(client):  # killed just before it was written down
-                self._do(Step(kind=Kind.UPLOADED, client=client))
-        self._checkpoint_if_due()
-        for path in set(folder.path.glob("upload-*")) - {staged.path for staged in self._staged.values()}:
-            path.unlink()  # of a sum that is over, or in the snapshot
+        try:
+            self._go_on()
+        except BaseException:
+            self.close()
+            raise
 
     # What there is to see
 
@@ -109,13 +102,14 @@ class Aggregator:
         """Whether nothing more will happen: all results are there, or there will be none."""
         return self.failure is not None or (self.state is ServerState.FINISHED and not self.wants_merge)
 
-    def is_out(self, client: int) -> bool:
-        """Whether the session goes on, or went on, without this client."""
+    @property
+    def out(self) -> frozenset[int]:
+        """The clients without whom the session goes on, or went on."""
         if self.state is ServerState.ADVERTISE_KEYS:
-            return False
-        if self.state is ServerState.SHARE_KEYS:
-            return client not in self._server.advertisers
-        return client not in self._server.participants
+            return frozenset()
+        early = self.state is ServerState.SHARE_KEYS
+        there = self._server.advertisers if early else self._server.participants
+        return frozenset(map(int, self.session.client_ids)) - frozenset(there)
 
     def uploaded_bytes(self, client: int) -> int:
         """How much of the running sum's masked input of a client is here."""
@@ -203,6 +197,20 @@ class Aggregator:
 
     # How it is done, now or again after a crash
 
+    def _go_on(self) -> None:
+        """From what the folder has, to where a killed process was."""
+        memory = self._journal.load()
+        self._server = memory.server
+        self.mailboxes.update(memory.mailboxes)
+        self.failure = memory.failure  # why there is no result
+        self._find_uploads()
+        for step in self._journal.steps():
+            self._apply(step)
+        self._take_up_uploads()
+        self._checkpoint_if_due()
+        for path in set(self._folder.path.glob("upload-*")) - {staged.path for staged in self._staged.values()}:
+            self._folder.remove(path.name)  # of a sum that is over, or in the snapshot
+
     def _do(self, step: Step) -> None:
         self._journal.append(step)
         self._apply(step)
@@ -242,8 +250,11 @@ class Aggregator:
         events: tuple[ServerEvent, ...] = ()
         if not staged.is_complete:
             raise BadFile(self._folder.path, found=f"part of client {client}'s upload", expected="all of it")
-        for chunk in staged.read():
-            events = self._server.receive(client, chunk)
+        try:
+            for chunk in staged.read():
+                events = self._server.receive(client, chunk)
+        except RemoteProtocolError as error:  # each chunk has passed its checks when it came
+            raise BadFile(staged.path, found=f"a damaged upload ({error})", expected="what was written") from error
         self._folded_bytes += staged.size
         self._publish(events)
 
@@ -269,6 +280,23 @@ class Aggregator:
             staged = self._open_upload(client)
             if staged.chunks:
                 self._staged[client] = staged
+
+    def _take_up_uploads(self) -> None:
+        """After a restart: which of the uploads that were not in the sum yet are as they were checked.
+
+        A power cut may have kept a file's length and lost what was in it.
+        """
+        for client, staged in list(self._staged.items()):
+            if client not in self._server.missing or self.state is not ServerState.MASKED_INPUT:
+                continue
+            sound = 0
+            with suppress(RemoteProtocolError):
+                for index, chunk in enumerate(staged.read()):
+                    self._server.check_chunk(client, chunk, index=index)
+                    sound = index + 1
+            staged.go_back_to(sound)
+            if staged.is_complete:  # killed just before it was written down
+                self._do(Step(kind=Kind.UPLOADED, client=client))
 
     def _open_upload(self, client: int) -> StagedUpload:
         return StagedUpload(self._folder.path / f"upload-{self.sum_index}-{client}", self._bounds)

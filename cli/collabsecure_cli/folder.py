@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from collabsecure.errors import BadFile
-from collabsecure.files import complete_or_absent, unreadable, unwritable
+from collabsecure.files import complete_or_absent, flush, unreadable, unwritable
 
 _LOCK = "lock"
 _LENGTH_BYTES, _CHECK_BYTES = 4, 8  # before each record: its length, and the start of its SHA-256
+_HEAD_BYTES = _LENGTH_BYTES + _CHECK_BYTES
 
 
 class StateFolder:
@@ -39,17 +40,10 @@ class StateFolder:
         except OSError as error:
             raise unwritable(path, error) from error
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(descriptor, path)
             folder = cls(path)
             folder._sweep()
             yield folder
-        except BlockingIOError as error:
-            raise BadFile(
-                path,
-                found="another process at work in this state folder",
-                expected="none",
-                remedy="Wait for it or end it; two at once would break the session",
-            ) from error
         finally:
             os.close(descriptor)  # and with it the lock, which also goes when the process is killed
 
@@ -93,44 +87,44 @@ class StateFolder:
     def _sweep(self) -> None:
         """What a killed process was writing when it died."""
         for path in self.path.glob(".*.part"):
-            path.unlink()
+            self.remove(path.name)
 
 
 class Records:
     """A file of records; each is on the disk once `append` returns. A last one that a crash cut short is dropped.
 
     Raises:
-        BadFile: a record in the middle is damaged, which no crash can do.
+        BadFile: a record in the middle is damaged, which no crash can do; or the disk would not read or write.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.found: list[bytes] = []  # what was there
-        data = path.read_bytes() if path.exists() else b""
+        try:
+            data = path.read_bytes() if path.exists() else b""
+        except OSError as error:
+            raise unreadable(path, error) from error
         end = 0
         while (record := self._record(data, end)) is not None:
             self.found.append(record)
-            end += _LENGTH_BYTES + _CHECK_BYTES + len(record)
+            end += _HEAD_BYTES + len(record)
+        if end < len(data) and _ends_with_a_record(data, end + 1):
+            raise BadFile(
+                path, found=f"a damaged record at byte {end}", expected="what was written", remedy="The disk is bad"
+            )
         try:
-            self._file = path.open("ab")
+            self._file = path.open("ab", buffering=0)  # what failed is not tried again behind our back
             self._file.truncate(end)
+            flush(path.parent)  # a new file's name, too, survives a power cut
         except OSError as error:
             raise unwritable(path, error) from error
 
     def _record(self, data: bytes, start: int) -> bytes | None:
-        head = data[start : start + _LENGTH_BYTES + _CHECK_BYTES]
+        """The record that starts here; None where it is cut short or damaged."""
+        head = data[start : start + _HEAD_BYTES]
         length = int.from_bytes(head[:_LENGTH_BYTES], "big")
-        body_at = start + _LENGTH_BYTES + _CHECK_BYTES
-        body = data[body_at : body_at + length]
-        if len(head) < _LENGTH_BYTES + _CHECK_BYTES or len(body) < length:
-            return None
-        if _check(body) == head[_LENGTH_BYTES:]:
-            return body
-        if body_at + length == len(data):
-            return None
-        raise BadFile(
-            self.path, found=f"a damaged record at byte {start}", expected="what was written", remedy="The disk is bad"
-        )
+        body = data[start + _HEAD_BYTES : start + _HEAD_BYTES + length]
+        return body if len(head) == _HEAD_BYTES and _check(body) == head[_LENGTH_BYTES:] else None
 
     def append(self, record: bytes) -> None:
         """Write one record and wait until the disk has it.
@@ -138,9 +132,10 @@ class Records:
         Raises:
             BadFile: the disk would not take it.
         """
+        left = memoryview(len(record).to_bytes(_LENGTH_BYTES, "big") + _check(record) + record)
         try:
-            self._file.write(len(record).to_bytes(_LENGTH_BYTES, "big") + _check(record) + record)
-            self._file.flush()
+            while left:
+                left = left[self._file.write(left) :]
             os.fsync(self._file.fileno())
         except OSError as error:
             raise unwritable(self.path, error) from error
@@ -148,6 +143,29 @@ class Records:
     def close(self) -> None:
         """Let go of the file."""
         self._file.close()
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise BadFile(
+            path,
+            found="another process at work in this state folder",
+            expected="none",
+            remedy="Wait for it or end it; two at once would break the session",
+        ) from error
+    except OSError as error:  # a network's file system without locks
+        raise unwritable(path / _LOCK, error) from error
+
+
+def _ends_with_a_record(data: bytes, start: int) -> bool:
+    """Whether a whole record, from `start` on, ends where the data end: then what is before it was once whole, too."""
+    for at in range(start, len(data) - _HEAD_BYTES + 1):
+        length, body_at = int.from_bytes(data[at : at + _LENGTH_BYTES], "big"), at + _HEAD_BYTES
+        if body_at + length == len(data) and _check(data[body_at:]) == data[at + _LENGTH_BYTES : body_at]:
+            return True
+    return False
 
 
 def _check(record: bytes) -> bytes:

@@ -62,13 +62,24 @@ class Memory:
 
 
 class Journal:
-    """Snapshot and steps in a state folder."""
+    """Snapshot and steps in a state folder.
+
+    Raises:
+        BadFile: they do not belong together, or the disk would not read or write.
+    """
 
     def __init__(self, folder: StateFolder, session: Session, identity: Identity) -> None:
         self._folder, self._session, self._identity = folder, session, identity
-        numbers = [int(path.name.partition("-")[2]) for path in folder.path.glob("snapshot-*")]
-        self._number = max(numbers, default=0)
+        self._number = max(self._numbers("snapshot"), default=0)
+        if max(self._numbers("steps"), default=0) > self._number:
+            raise BadFile(
+                folder.path,
+                found="steps without the snapshot that they follow",
+                expected="both",
+                remedy="Restore the folder from a backup, or begin a new session",
+            )
         self._steps = Records(self._path("steps"))
+        self._forget_older()
 
     @property
     def is_new(self) -> bool:
@@ -110,7 +121,7 @@ class Journal:
     def snapshot(self, memory: Memory) -> None:
         """Begin anew from here: what came before is deleted once this is on the disk."""
         head = _write_head(memory)
-        before, self._number = self._number, self._number + 1
+        self._number += 1
 
         def parts() -> Iterator[bytes | memoryview]:
             yield len(head).to_bytes(8, "big")
@@ -120,12 +131,22 @@ class Journal:
         self._folder.write(self._path("snapshot").name, parts())
         self._steps.close()
         self._steps = Records(self._path("steps"))
-        for name in (f"snapshot-{before}", f"steps-{before}"):
-            self._folder.remove(name)
+        self._forget_older()
 
     def close(self) -> None:
         """Let go of the files."""
         self._steps.close()
+
+    def _numbers(self, what: str) -> list[int]:
+        names = (path.name.removeprefix(f"{what}-") for path in self._folder.path.glob(f"{what}-*"))
+        return [int(name) for name in names if name.isdecimal()]
+
+    def _forget_older(self) -> None:
+        """What a snapshot has made needless; a process that was killed in between left it."""
+        for what in ("snapshot", "steps"):
+            for number in self._numbers(what):
+                if number < self._number:
+                    self._folder.remove(f"{what}-{number}")
 
     def _path(self, what: str) -> Path:
         return self._folder.path / f"{what}-{self._number}"

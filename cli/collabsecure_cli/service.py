@@ -200,7 +200,7 @@ class Service:
             state=engine.state,
             sum_index=engine.sum_index,
             missing=engine.missing,
-            out=frozenset(client for client in engine.session.client_ids if engine.is_out(client)),
+            out=engine.out,
             is_merging=engine.wants_merge,
             is_over=engine.is_over,
             failure=engine.failure,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import accumulate, pairwise
 from pathlib import Path
 
-from collabsecure.files import unreadable, unwritable
+from collabsecure.files import flush, unreadable, unwritable
 from collabsecure_protocols import Session
 from collabsecure_protocols.envelope import CHUNK_HEADER_BYTES, HEADER_BYTES
 from collabsecure_protocols.fixedpoint import chunk_bytes
@@ -58,19 +58,27 @@ class StagedUpload:
                 if self.chunks + 2 == len(self._bounds):
                     file.flush()
                     os.fsync(file.fileno())
+                    flush(self.path.parent)  # the file's name, too, survives a power cut
         except OSError as error:
             raise unwritable(self.path, error) from error
         self.chunks += 1
 
     def read(self) -> Iterator[bytes]:
-        """All chunks of a complete upload."""
+        """The chunks that are there, one after the other."""
         try:
             with self.path.open("rb") as file:
-                for start, end in pairwise(self._bounds):
+                for start, end in pairwise(self._bounds[: self.chunks + 1]):
                     yield file.read(end - start)
         except OSError as error:
             raise unreadable(self.path, error) from error
 
+    def go_back_to(self, chunks: int) -> None:
+        """Have no more than the first so many chunks; what is behind them is sent and written again."""
+        self.chunks = min(self.chunks, chunks)
+
     def discard(self) -> None:
         """Forget it."""
-        self.path.unlink(missing_ok=True)
+        try:
+            self.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise unwritable(self.path, error) from error

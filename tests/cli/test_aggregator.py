@@ -1,0 +1,461 @@
+"""The aggregator's engine: whatever moment it is killed at, it goes on as if it had not been."""
+
+import os
+import shutil
+import sys
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from cohort import Cohort, view
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from light_session import engine_in, make_session
+
+from collabsecure.errors import BadFile
+from collabsecure_cli import aggregator as module
+from collabsecure_cli.aggregator import TooLate, WrongOffset
+from collabsecure_cli.folder import StateFolder
+from collabsecure_cli.uploads import boundaries
+from collabsecure_protocols import RemoteProtocolError, ServerState
+from collabsecure_protocols.envelope import HEADER_BYTES, MessageType, seal
+
+LIGHT = make_session()
+FIXED = settings(
+    derandomize=True,
+    deadline=None,
+    database=None,
+    max_examples=8,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+M, C, U = ServerState.MASKED_INPUT, ServerState.CONSISTENCY_CHECK, ServerState.UNMASK
+
+
+def steps_bytes(path):
+    return sum(file.stat().st_size for file in path.glob("steps-*"))
+
+
+def uploads_in(path):
+    return sorted(file.name for file in path.glob("upload-*"))
+
+
+@contextmanager
+def reopened(path, copy):
+    """A second engine on a copy of the folder as it is now, as after a kill."""
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(path, copy)
+    with engine_in(LIGHT, copy) as engine:
+        yield engine
+
+
+@contextmanager
+def session_at(path, state, *, answered=0, chunks=0, light=LIGHT):
+    """An engine in a phase in which so many clients have answered; the next has uploaded so many chunks."""
+    with engine_in(light, path) as engine:
+        cohort = Cohort(light)
+
+        def there(engine):
+            waited = light.session.num_clients - len(engine.missing)
+            begun = not chunks or cohort.members[answered + 1].sent == chunks
+            return (engine.state, waited) == (state, answered) and engine.sum_index < 1 and begun
+
+        cohort.play(engine, until=there)
+        assert there(engine)
+        yield engine, cohort
+
+
+@given(data=st.data())
+@FIXED
+def test_in_any_order_of_events_a_reopened_engine_is_the_same_at_every_step(data, tmp_path_factory):
+    path = tmp_path_factory.mktemp("order")
+    drop = data.draw(st.none() | st.tuples(st.integers(1, 4), st.integers(9, 40)), "client and step at which it leaves")
+    with engine_in(LIGHT, path / "state") as engine:
+        cohort, count = Cohort(LIGHT), 0
+        while True:
+            if drop is not None and count >= drop[1]:
+                cohort.members[drop[0]].gone = True
+            actions = cohort.actions(engine)
+            if not actions and engine.missing:
+                actions = [("close", 0)]
+            if not actions:
+                break
+            action = data.draw(st.sampled_from(actions))
+            cohort.do(engine, action)
+            cohort.done(engine, action)
+            count += 1
+            if data.draw(st.booleans(), "repeat") and action[0] == "post":
+                size = steps_bytes(path / "state")
+                before = view(engine)
+                cohort.do_again(engine, ("again", action[1]))
+                assert view(engine) == before
+                assert steps_bytes(path / "state") == size
+            with reopened(path / "state", path / "copy") as twin:
+                assert view(twin) == view(engine)
+                assert twin.wants_merge == engine.wants_merge
+                if engine.wants_merge:
+                    twin.merge(LIGHT.second_moment)
+                    sums = twin.results.digests
+                    with reopened(path / "state", path / "other") as other:
+                        other.merge(LIGHT.second_moment)
+                        assert other.results.digests == sums
+        assert engine.is_over
+        assert engine.failure is None
+        assert uploads_in(path / "state") == []
+        for layer in LIGHT.agreement.layers:
+            survivors = engine.results.survivors[layer]
+            assert set(survivors) >= {1, 2, 3, 4} - ({drop[0]} if drop else set())
+            expected = LIGHT.expected(layer, survivors)
+            assert np.linalg.norm(engine.results.load(layer) - expected) <= 1e-8 * np.linalg.norm(expected)
+
+
+class FileOperations:
+    """Calls back before every change of a file's name and at every flush to the disk: where a kill could fall."""
+
+    def __init__(self):
+        self.tell = None
+        sys.addaudithook(self._hook)
+
+    def _hook(self, event, arguments):
+        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        if self.tell is not None and (writes or event in ("os.rename", "os.remove", "os.mkdir", "os.truncate")):
+            self._call()
+
+    def _call(self):
+        tell, self.tell = self.tell, None
+        try:
+            tell()
+        finally:
+            self.tell = tell
+
+    @contextmanager
+    def watched(self, tell, monkeypatch):
+        fsync = os.fsync
+
+        def flushing(descriptor):
+            if self.tell is not None:
+                self._call()
+            fsync(descriptor)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", flushing)
+            self.tell = tell
+            try:
+                yield
+            finally:
+                self.tell = None
+
+
+OPERATIONS = FileOperations()
+
+
+@pytest.mark.parametrize("folded", [1 << 30, 1], ids=["a snapshot a sum", "a snapshot an upload"])
+def test_killed_between_any_two_file_operations_the_engine_goes_on_with_the_same_bytes(tmp_path, monkeypatch, folded):
+    monkeypatch.setattr(module, "_FOLDED_BYTES", folded)
+    state, kills = tmp_path / "state", 0
+    with engine_in(LIGHT, state) as engine:
+        cohort = Cohort(LIGHT)
+        while True:
+            leaver = cohort.members[4]
+            leaver.gone = leaver.gone or (engine.sum_index == 1 and leaver.sent == 1)  # in the middle of an upload
+            actions = cohort.actions(engine) or ([("close", 0)] if engine.missing else [])
+            if not actions:
+                break
+            action, copies = actions[0], []
+
+            def kill(copies=copies):
+                copies.append(tmp_path / f"killed-{len(copies)}")
+                shutil.copytree(state, copies[-1])
+
+            before = view(engine)
+            with OPERATIONS.watched(kill, monkeypatch):
+                cohort.do(engine, action)
+            after = view(engine)
+            for copy in copies:
+                with engine_in(LIGHT, copy) as survivor:
+                    assert view(survivor) in (before, after), action
+                    cohort.do_again(survivor, action)
+                    assert view(survivor) == after, action
+                    assert len(list(copy.glob("snapshot-*"))) <= 1
+                    assert len(list(copy.glob("steps-*"))) == 1
+                    assert not list(copy.rglob(".*.part"))
+                shutil.rmtree(copy)
+            kills += len(copies)
+            cohort.done(engine, action)
+        assert engine.failure is None
+        assert engine.results.survivors == {1: (1, 2, 3, 4), 2: (1, 2, 3)}
+    assert kills > 100
+
+
+def test_upload_cut_at_any_byte_goes_on_at_the_last_whole_chunk(tmp_path):
+    with session_at(tmp_path / "state", M, answered=0, chunks=1) as (engine, cohort):
+        bounds = boundaries(LIGHT.session, 0)
+        whole = b"".join(cohort.members[1].chunks)
+        (upload,) = (tmp_path / "state").glob("upload-*")
+        written = upload.read_bytes()
+        assert written == whole[: bounds[1]]
+        for length in {*range(0, len(whole), 7), *bounds, bounds[1] - 1, bounds[1] + 1, len(whole) - 1}:
+            upload.write_bytes(whole[:length])
+            with reopened(tmp_path / "state", tmp_path / "copy") as survivor:
+                expected = max(bound for bound in bounds if bound <= length)
+                assert survivor.offset(1, 0) == expected
+                number = bounds.index(expected)
+                for at in range(number, len(bounds) - 1):
+                    survivor.upload(1, 0, bounds[at], cohort.members[1].chunks[at])
+                assert survivor.missing == (2, 3, 4)
+        upload.write_bytes(written)
+        assert engine.offset(1, 0) == bounds[1]
+
+
+@pytest.mark.parametrize("at", [0, HEADER_BYTES, -1, -100])
+@pytest.mark.parametrize("chunk", [0, 1])
+def test_upload_that_a_power_cut_damaged_goes_on_before_the_damage(tmp_path, chunk, at):
+    """The file has its length, but not all that was in it: it had not been flushed yet."""
+    with session_at(tmp_path / "state", M, answered=0, chunks=1) as (_, cohort):
+        bounds = boundaries(LIGHT.session, 0)
+        data = bytearray(b"".join(cohort.members[1].chunks))
+        data[bounds[chunk] + at % (bounds[chunk + 1] - bounds[chunk])] ^= 0x40
+        next((tmp_path / "state").glob("upload-*")).write_bytes(data)
+        with reopened(tmp_path / "state", tmp_path / "copy") as survivor:
+            assert survivor.offset(1, 0) == bounds[chunk]
+            for number in range(chunk, 2):
+                survivor.upload(1, 0, bounds[number], cohort.members[1].chunks[number])
+            cohort.members[1].sent = 2
+            cohort.play(survivor, until=lambda engine: engine.wants_merge)
+            survivor.merge(LIGHT.second_moment)
+            expected = LIGHT.expected(1, (1, 2, 3, 4))
+            assert np.linalg.norm(survivor.results.load(1) - expected) <= 1e-8 * np.linalg.norm(expected)
+
+
+def test_upload_that_is_damaged_after_it_was_counted_ends_the_process_by_name(tmp_path):
+    with session_at(tmp_path / "state", M, answered=1) as _:
+        (upload,) = (tmp_path / "state").glob("upload-*")
+    data = bytearray(upload.read_bytes())
+    data[200] ^= 1
+    upload.write_bytes(data)
+    found = r"upload-0-1: found a damaged upload .*; expected what was written"
+    with pytest.raises(BadFile, match=found), engine_in(LIGHT, tmp_path / "state"):
+        pass
+
+
+def test_partial_upload_of_a_client_that_leaves_is_no_part_of_the_sum_and_of_the_disk(tmp_path):
+    with session_at(tmp_path / "state", M, answered=3, chunks=1) as (engine, cohort):
+        assert uploads_in(tmp_path / "state") == [f"upload-0-{client}" for client in (1, 2, 3, 4)]
+        cohort.members[4].gone = True
+        engine.close_phase(M, 0)
+        assert uploads_in(tmp_path / "state") == []
+        cohort.listen(engine)
+        while not engine.wants_merge:
+            cohort.play(engine, until=lambda engine: engine.wants_merge)
+        engine.merge(LIGHT.second_moment)
+        assert engine.results.survivors[1] == (1, 2, 3)
+        expected = LIGHT.expected(1, (1, 2, 3))
+        assert np.linalg.norm(engine.results.load(1) - expected) <= 1e-8 * np.linalg.norm(expected)
+
+
+def test_client_that_left_in_one_sum_joins_in_the_next(tmp_path):
+    with session_at(tmp_path / "state", M, answered=3, chunks=1) as (engine, cohort):
+        engine.close_phase(M, 0)
+        cohort.members[4].chunks = []
+        cohort.listen(engine)
+        cohort.play(engine)
+        assert engine.results.survivors == {1: (1, 2, 3), 2: (1, 2, 3, 4)}
+
+
+def test_upload_out_of_order_past_the_end_or_twice_is_told_the_true_offset(tmp_path):
+    with session_at(tmp_path / "state", M, answered=0, chunks=1) as (engine, cohort):
+        bounds, chunks = boundaries(LIGHT.session, 0), cohort.members[1].chunks
+        for offset, chunk in ((0, chunks[0]), (bounds[2], chunks[1]), (bounds[1] + 1, chunks[1]), (10**14, chunks[1])):
+            with pytest.raises(WrongOffset) as refused:
+                engine.upload(1, 0, offset, chunk)
+            assert refused.value.offset == bounds[1]
+        assert engine.upload(1, 0, bounds[1], chunks[1]) == bounds[2]
+        size = steps_bytes(tmp_path / "state")
+        for offset in (0, bounds[1], bounds[2]):
+            with pytest.raises(WrongOffset) as refused:
+                engine.upload(1, 0, offset, chunks[1])
+            assert refused.value.offset == bounds[2]
+        assert steps_bytes(tmp_path / "state") == size
+
+
+def test_chunk_that_fails_a_check_leaves_no_byte(tmp_path):
+    with session_at(tmp_path / "state", M, answered=0, chunks=1) as (engine, cohort):
+        bounds, members = boundaries(LIGHT.session, 0), cohort.members
+        right = members[1].chunks[1]
+        flipped = bytearray(right)
+        flipped[HEADER_BYTES + 60] ^= 1
+        other = bytes(members[1].client.session.transcript)
+        wrong = {
+            "V06": flipped,
+            "V22": members[1].chunks[0],
+            "V05": members[2].chunks[1],
+            "V02": right + bytes(10**6),
+            "V03": right[:4] + other[::-1] + right[HEADER_BYTES:],
+            "V04": seal(LIGHT.session, LIGHT.identities[1], MessageType.UNMASK, 1, bytes(40)),
+        }
+        upload = tmp_path / "state" / "upload-0-1"
+        before = view(engine), upload.read_bytes(), steps_bytes(tmp_path / "state")
+        for check, chunk in wrong.items():
+            with pytest.raises(RemoteProtocolError) as refused:
+                engine.upload(1, 0, bounds[1], bytes(chunk))
+            assert refused.value.check == check
+        assert (view(engine), upload.read_bytes(), steps_bytes(tmp_path / "state")) == before
+
+
+def test_uploads_to_other_sums_and_from_others_than_participants_are_too_late(tmp_path):
+    with session_at(tmp_path / "state", ServerState.SHARE_KEYS, answered=3) as (engine, cohort):
+        cohort.members[4].gone = True
+        engine.close_phase(ServerState.SHARE_KEYS, -1)
+        assert engine.out == {4}
+        cohort.listen(engine)
+        cohort.play(engine, until=lambda engine: engine.state is M)
+        with pytest.raises(TooLate, match="no more input from this client"):
+            engine.offset(4, 0)
+        with pytest.raises(TooLate, match="no more input from this client"):
+            engine.upload(4, 0, 0, cohort.members[1].chunks[0])
+        for index in (1, 2, 1023, 10**14):
+            with pytest.raises(TooLate, match="the one to join is 'layer 1'"):
+                engine.upload(1, index, 0, cohort.members[1].chunks[0])
+        cohort.play(engine, until=lambda engine: engine.sum_index == 1 and engine.state is C)
+        with pytest.raises(TooLate, match="takes no more input, and it was the last one"):
+            engine.offset(1, 1)
+        assert uploads_in(tmp_path / "state") == []
+
+
+def test_masked_input_through_the_messages_door_is_refused(tmp_path):
+    with session_at(tmp_path / "state", M) as (engine, cohort):
+        before = view(engine)
+        with pytest.raises(RemoteProtocolError, match="masked input among the messages") as refused:
+            engine.receive(1, cohort.members[1].chunks[0])
+        assert refused.value.check == "V04"
+        assert view(engine) == before
+
+
+def test_uploads_beyond_the_limit_are_folded_into_a_snapshot_and_forgotten(tmp_path, monkeypatch):
+    size = boundaries(LIGHT.session, 0)[-1]
+    monkeypatch.setattr(module, "_FOLDED_BYTES", 2 * size)
+    with session_at(tmp_path / "state", M, answered=1, chunks=1) as (engine, cohort):
+        assert uploads_in(tmp_path / "state") == ["upload-0-1", "upload-0-2"]
+        before = {file.name for file in (tmp_path / "state").glob("snapshot-*")}
+        cohort.play(engine, until=lambda engine: engine.missing == (3, 4))
+        assert uploads_in(tmp_path / "state") == []
+        assert {file.name for file in (tmp_path / "state").glob("snapshot-*")} != before
+        with reopened(tmp_path / "state", tmp_path / "copy") as survivor:
+            assert view(survivor) == view(engine)
+            assert survivor.offset(1, 0) == size
+            cohort.play(survivor)
+            assert survivor.results.survivors == {1: (1, 2, 3, 4), 2: (1, 2, 3, 4)}
+
+
+def test_time_that_is_up_for_a_phase_that_has_ended_meanwhile_does_not_end_the_next(tmp_path):
+    """The last answer may be in the engine's queue when the clock strikes."""
+    with session_at(tmp_path / "state", M, answered=3, chunks=1) as (engine, cohort):
+        cohort.play(engine, until=lambda engine: engine.state is C)
+        before = view(engine), steps_bytes(tmp_path / "state")
+        engine.close_phase(M, 0)
+        engine.close_phase(C, -1)
+        engine.close_phase(ServerState.READY, 0)
+        assert (view(engine), steps_bytes(tmp_path / "state")) == before
+
+
+def test_why_a_session_failed_outlives_the_process_and_everybody_is_told(tmp_path):
+    with session_at(tmp_path / "state", U, answered=1) as (engine, _):
+        engine.fail("the operator wants no more — genug")
+        with reopened(tmp_path / "state", tmp_path / "copy") as survivor:
+            assert survivor.failure == engine.failure == "the operator wants no more — genug"
+            assert survivor.is_over
+            assert survivor.state is ServerState.ABORTED
+            assert all(box[-1][1] == MessageType.ABORT for box in survivor.mailboxes.values())
+            assert view(survivor) == view(engine)
+
+
+def test_too_few_clients_end_the_session_and_say_so_after_a_restart(tmp_path):
+    with session_at(tmp_path / "state", M, answered=2, chunks=1) as (engine, _):
+        engine.close_phase(M, 0)
+        assert "2" in engine.failure
+        assert uploads_in(tmp_path / "state") == []
+        with reopened(tmp_path / "state", tmp_path / "copy") as survivor:
+            assert view(survivor) == view(engine)
+            assert survivor.failure == engine.failure
+
+
+def test_sum_that_cannot_be_merged_fails_the_session_for_good(tmp_path):
+    with session_at(tmp_path / "state", U, answered=3) as (engine, cohort):
+        cohort.play(engine, until=lambda engine: engine.wants_merge)
+        engine.merge(lambda layer: -1e9 * LIGHT.moments[layer])
+        assert engine.failure.startswith("layer 1 cannot be merged: C + the sum of Gram matrices is not positive")
+        assert engine.is_over
+        assert not engine.wants_merge
+        assert not engine.wants_start
+        with reopened(tmp_path / "state", tmp_path / "copy") as survivor:
+            assert view(survivor) == view(engine)
+
+
+@pytest.mark.parametrize("call", ["receive", "upload", "close", "start"])
+def test_disk_that_fails_lets_nobody_see_what_it_has_not_got(tmp_path, monkeypatch, call):
+    state = {"receive": U, "upload": M, "close": M, "start": ServerState.READY}[call]
+    answered = 4 if call == "start" else 3
+    with session_at(tmp_path / "state", state, answered=answered, chunks=int(call == "upload")) as (engine, cohort):
+        if call == "start":
+            cohort.play(engine, until=lambda engine: engine.wants_start)
+        before = view(engine)
+        assert cohort.actions(engine)
+        action = {"receive": ("post", 4), "upload": ("upload", 4), "close": ("close", 0), "start": ("start", 0)}[call]
+        cohort.members[4].gone = call == "close"
+
+        def full(_):
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patch, pytest.raises(BadFile, match="no space left on device"):
+            patch.setattr(os, "fsync", full)
+            cohort.do(engine, action)
+        assert engine.mailboxes == before["mailboxes"]
+        with reopened(tmp_path / "state", tmp_path / "copy") as survivor:
+            cohort.do_again(survivor, action)
+            cohort.done(survivor, action)
+            if call == "close":
+                cohort.members[4].gone, cohort.members[4].chunks = False, []
+                cohort.listen(survivor)
+            cohort.play(survivor)
+            assert survivor.failure is None
+            assert survivor.results.has(1)
+
+
+def test_state_of_another_session_or_server_is_refused(tmp_path):
+    with session_at(tmp_path / "state", C) as (engine, _):
+        assert engine.state is C
+    other = make_session(seed=8)
+    with pytest.raises(Exception, match="V35") as refused, engine_in(other, tmp_path / "state"):
+        pass
+    assert type(refused.value).__name__ == "StateRefused"
+
+
+def test_steps_without_their_snapshot_are_no_new_session(tmp_path):
+    with session_at(tmp_path / "state", C):
+        pass
+    (tmp_path / "state" / "snapshot-1").unlink()
+    with pytest.raises(BadFile, match="found steps without the snapshot"), engine_in(LIGHT, tmp_path / "state"):
+        pass
+
+
+def test_second_aggregator_on_one_state_folder_is_refused(tmp_path):
+    with engine_in(LIGHT, tmp_path / "state"):
+        second = StateFolder.opened(tmp_path / "state")
+        with pytest.raises(BadFile, match="another process at work"), second:
+            pass
+    with engine_in(LIGHT, tmp_path / "state") as engine:
+        assert not engine.resumed
+
+
+def test_journal_grows_by_what_was_accepted_alone(tmp_path):
+    """Authentic clients can fill no disk: refused and repeated messages are not written down."""
+    with session_at(tmp_path / "state", ServerState.SHARE_KEYS, answered=1) as (engine, cohort):
+        size = steps_bytes(tmp_path / "state")
+        advert = engine.mailboxes[1][0]
+        for payload in (cohort.members[1].said, advert, b"", bytes(200), cohort.members[1].said[:-1] + b"x"):
+            for _ in range(20):
+                cohort.members[1].said = payload
+                try:
+                    engine.receive(1, payload)
+                except RemoteProtocolError:
+                    continue
+        assert steps_bytes(tmp_path / "state") == size
