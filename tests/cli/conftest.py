@@ -1,0 +1,30 @@
+"""What tests of whole processes share: one zygote and one set of parties for each worker."""
+
+import fcntl
+
+import pytest
+from parties import Parties, make_parties
+from processes import Zygote
+
+
+@pytest.fixture(scope="session")
+def zygote(tmp_path_factory):
+    zygote = Zygote(tmp_path_factory.mktemp("zygote"))
+    yield zygote
+    zygote.close()
+
+
+@pytest.fixture(scope="session")
+def parties(zygote, tmp_path_factory, request):
+    """Made once for all workers of a run."""
+    base = tmp_path_factory.getbasetemp()
+    if hasattr(request.config, "workerinput"):
+        base = base.parent
+    folder = base / "parties"
+    folder.mkdir(exist_ok=True)
+    with (base / "parties.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "complete").exists():
+            make_parties(folder, zygote)
+            (folder / "complete").touch()
+    return Parties(folder=folder, zygote=zygote)
