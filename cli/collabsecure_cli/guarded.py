@@ -74,13 +74,13 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Hand bytes on, not too many at a time: h11 bounds incomplete headers alone, and these would be complete."""
-        if self.conn.their_state is h11.SEND_BODY:
-            super().data_received(data)
-            return
-        for start in range(0, len(data), HEADER_BYTES):
-            if not self.transport.is_closing():
-                super().data_received(data[start : start + HEADER_BYTES])
+        """Hand bytes on, headers not too many at once: h11 bounds incomplete ones alone, and these would be complete."""
+        start = 0
+        while start < len(data) and not self.transport.is_closing():
+            in_body = self.conn.their_state is h11.SEND_BODY
+            stop = len(data) if in_body else start + HEADER_BYTES
+            super().data_received(data[start:stop])
+            start = stop
 
     def handle_events(self) -> None:
         """Let uvicorn do what the bytes say."""
