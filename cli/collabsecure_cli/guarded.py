@@ -74,7 +74,7 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Hand bytes on, headers not too many at once: h11 bounds incomplete ones alone, and these would be complete."""
+        """Hand bytes on, headers in pieces: h11 bounds incomplete ones alone, and these would be complete."""
         start = 0
         while start < len(data) and not self.transport.is_closing():
             in_body = self.conn.their_state is h11.SEND_BODY
