@@ -31,6 +31,17 @@ class StateRefused(LocalProtocolError):
     """Saved state that is damaged or belongs to another session, role or identity."""
 
 
+class EncryptionUnavailable(LocalProtocolError):
+    """The session is encrypted and TenSEAL is not installed here."""
+
+
+class CiphertextRefused(ProtocolError):
+    """Bytes that are no ciphertext or key of these parameters, or a total that decrypts to no integers.
+
+    Who sent them, the caller knows.
+    """
+
+
 class PolicyRefusal(ProtocolError):
     """This client's own policy forbids what the session or the server asks; nothing was revealed."""
 
