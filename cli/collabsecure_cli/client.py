@@ -181,7 +181,8 @@ class _Part:
 
     def take(self, endpoint: "Endpoint", here: _ModelHere, patience: float) -> None:
         """From loading the model to the written result."""
-        from collabsecure_cli.connection import Connection, NoAnswer
+        from collabsecure_cli.answers import NoAnswer
+        from collabsecure_cli.connection import Connection
         from collabsecure_cli.contribution import LocalEdits, Setting, load_model  # imports torch
         from collabsecure_cli.participant import NoResultForUs, Participant, Progress
 

@@ -3,7 +3,6 @@
 What is asked for is the same however often it is asked, so a request whose answer was lost is simply made again.
 """
 
-import json
 import random
 import ssl
 import time
@@ -16,7 +15,19 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from collabsecure.errors import BadFile, CollabsecureError
+from collabsecure.errors import BadFile
+from collabsecure_cli.answers import (
+    MOST_JSON_BYTES,
+    Answer,
+    NoAnswer,
+    OtherOffset,
+    Refused,
+    expected,
+    json_in,
+    offset_in,
+    refusal,
+    seconds_to_wait,
+)
 from collabsecure_cli.authorization import authorization
 from collabsecure_cli.uploads import OFFSET_HEADER
 from collabsecure_protocols import Identity, Session
@@ -29,46 +40,6 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0  # seconds between tries; doubled each
 # What a request gets whose bytes were changed on the way, which TLS makes unlikely and plain HTTP does not.
 _MAY_BE_DAMAGED = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 _TRIES_WHEN_DAMAGED = 5
-_MOST_JSON = 1 << 20  # bytes
-
-
-class Refused(CollabsecureError):
-    """The aggregator will not do what was asked; asking again would change nothing."""
-
-    def __init__(self, status: int, error: str, check: str) -> None:
-        super().__init__(f"the aggregator refused: {error}")
-        self.status, self.check = status, check
-
-    @property
-    def is_late(self) -> bool:
-        """Whether it is the aggregator's state that has moved on, and not the request that is wrong."""
-        return self.status in (HTTPStatus.CONFLICT, HTTPStatus.GONE)
-
-    @property
-    def is_over(self) -> bool:
-        """Whether there is nothing more for this client where it asked."""
-        return self.status == HTTPStatus.GONE
-
-
-class OtherOffset(CollabsecureError):
-    """The upload goes on at another byte."""
-
-    def __init__(self, offset: int) -> None:
-        super().__init__(f"the upload goes on at byte {offset}")
-        self.offset = offset
-
-
-class NoAnswer(CollabsecureError):
-    """The aggregator did not answer for as long as we were told to wait."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What the aggregator said, read whole."""
-
-    status: int
-    headers: Mapping[str, str]
-    content: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,13 +92,19 @@ class Connection:
         self._host = urlsplit(endpoint.url).netloc
         self._longest = HEADER_BYTES + SIGNATURE_BYTES + max(max_body(session, kind) for kind in MessageType)
         self.bytes_sent = 0
-        self._http = httpx2.Client(
-            base_url=f"{endpoint.url.rstrip('/')}/v1/{session.transcript.hex()}/clients/{self._client}/",
-            verify=endpoint.context(),
-            timeout=httpx2.Timeout(_POLL_SECONDS, connect=_CONNECT_SECONDS),
-            trust_env=not endpoint.insecure,  # HTTPS_PROXY and NO_PROXY; loopback needs no proxy
-            follow_redirects=False,
-        )
+        verify = endpoint.context()
+        try:
+            self._http = httpx2.Client(
+                base_url=f"{endpoint.url.rstrip('/')}/v1/{session.transcript.hex()}/clients/{self._client}/",
+                verify=verify,
+                timeout=httpx2.Timeout(_POLL_SECONDS, connect=_CONNECT_SECONDS),
+                trust_env=not endpoint.insecure,  # HTTPS_PROXY and NO_PROXY; loopback needs no proxy
+                follow_redirects=False,
+            )
+        except (ValueError, httpx2.InvalidURL) as error:  # whose text might show the proxy's password
+            raise NoAnswer(
+                "the environment names a proxy that is none (HTTPS_PROXY, ALL_PROXY); expected http://HOST:PORT"
+            ) from error
 
     def close(self) -> None:
         """Hang up."""
@@ -154,8 +131,9 @@ class Connection:
     def end(self, number: int) -> None:
         """Say that everything up to this message has arrived; nobody waits for an answer."""
         target = f"messages/{number}"
-        with suppress(httpx2.TransportError):
-            self._http.get(target, headers=self._headers("GET", target, 0), timeout=5.0)
+        headers = self._headers("GET", target, 0)
+        with suppress(httpx2.TransportError), self._http.stream("GET", target, headers=headers, timeout=5.0):
+            pass  # whatever it is
 
     def offset(self, sum_index: int) -> int:
         """The byte from which on a sum's masked input is wanted.
@@ -164,7 +142,13 @@ class Connection:
             Refused: it is not wanted any more.
             NoAnswer: nobody was there.
         """
-        return _offset(self._request("HEAD", f"sums/{sum_index}"))
+        try:
+            return offset_in(self._request("HEAD", f"sums/{sum_index}"))
+        except Refused as error:
+            if not error.is_late:
+                raise
+            text = "it takes no input of that sum now"  # an answer to HEAD has none
+            raise Refused(error.status, text, error.check) from error
 
     def upload(self, sum_index: int, offset: int, chunk: bytes | bytearray) -> None:
         """Send the chunk that stands at `offset` of a sum's masked input.
@@ -183,7 +167,7 @@ class Connection:
             Refused: there will be none.
             NoAnswer: nobody was there.
         """
-        content = _json(self._poll(f"results/{sum_index}").content)
+        content = json_in(self._poll(f"results/{sum_index}").content)
         if content is None:
             raise Refused(HTTPStatus.OK, f"{self._host} answers with something else than results", "")
         return content
@@ -197,6 +181,7 @@ class Connection:
         """
         target, data = f"layers/{layer}", bytearray()
         for pause in self._tries():
+            before = len(data)
             headers = self._headers("GET", target, 0) | {"Range": f"bytes={len(data)}-"}
             with self._lost_is_tried_again(pause), self._http.stream("GET", target, headers=headers) as response:
                 if response.status_code >= HTTPStatus.MULTIPLE_CHOICES:
@@ -208,15 +193,20 @@ class Connection:
                     data += part
                     if len(data) > num_bytes:
                         raise Refused(response.status_code, f"layer {layer} has more than {num_bytes} bytes", "")
-            if len(data) == num_bytes:
-                return data
+                if len(data) == num_bytes:
+                    return data
+                if len(data) <= before:
+                    pause("it sends too little of an update", None)
         raise AssertionError("tries end by raising")
 
     def _poll(self, target: str) -> Answer:
         while True:
+            asked = self._clock()
             answer = self._request("GET", target)
             if answer.status != HTTPStatus.NO_CONTENT:
                 return answer
+            if self._clock() - asked < _FIRST_PAUSE:
+                self._sleep(_FIRST_PAUSE)  # whoever answers so soon does not wait for us
 
     def _request(self, method: str, target: str, *, offset: int = 0, body: bytes | None = None) -> Answer:
         damaged = 0
@@ -228,7 +218,7 @@ class Connection:
                     answer = self._read(response)
                 try:
                     if not self._is_to_be_tried_again(answer, pause):
-                        return answer
+                        return expected(method, answer)
                 except Refused as error:
                     damaged += 1
                     if error.status not in _MAY_BE_DAMAGED or damaged == _TRIES_WHEN_DAMAGED:
@@ -241,7 +231,7 @@ class Connection:
         content = bytearray()
         for part in response.iter_raw():
             content += part
-            if len(content) > max(self._longest, _MOST_JSON):
+            if len(content) > max(self._longest, MOST_JSON_BYTES):
                 raise Refused(response.status_code, "the answer is longer than any in this session", "")
         return Answer(status=response.status_code, headers=response.headers, content=bytes(content))
 
@@ -254,15 +244,11 @@ class Connection:
         if answer.status < HTTPStatus.MULTIPLE_CHOICES:
             return False
         if answer.status == HTTPStatus.CONFLICT and OFFSET_HEADER in answer.headers:
-            raise OtherOffset(_offset(answer))
+            raise OtherOffset(offset_in(answer))
         if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR or answer.status == HTTPStatus.TOO_MANY_REQUESTS:
-            wait = answer.headers.get("Retry-After", "")
-            pause(f"it answers with {answer.status}", float(wait) if wait.isdigit() else None)
+            pause(f"it answers with {answer.status}", seconds_to_wait(answer))
             return True
-        problem = _json(answer.content) or {
-            "error": f"status {answer.status}, and not in an aggregator's words: is the address right?"
-        }
-        raise Refused(answer.status, str(problem.get("error", "")), str(problem.get("check", "")))
+        raise refusal(answer)
 
     @contextmanager
     def _lost_is_tried_again(self, pause: "_Pause") -> Iterator[None]:
@@ -296,22 +282,6 @@ class Connection:
 
 
 _Pause = Callable[[str, float | None], None]  # why, and for how long if that was said
-
-
-def _offset(answer: Answer) -> int:
-    text = answer.headers.get(OFFSET_HEADER, "")
-    if not (text.isascii() and text.isdigit() and len(text) < 20):
-        raise Refused(answer.status, f"no {OFFSET_HEADER} in an answer about an upload", "")
-    return int(text)
-
-
-def _json(content: bytes) -> dict[str, object] | None:
-    """A JSON object, or None for anything else."""
-    try:
-        found = json.loads(content) if len(content) <= _MOST_JSON else None
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def _untrusted(error: BaseException) -> str | None:
