@@ -132,6 +132,7 @@ class Api:
                 service.note_end(client, number)
                 return _problem(410, service.picture.failure or "the session has finished; there are no more messages")
             if client in service.picture.out:
+                service.note_told(client)
                 raise TooLate("the set-up ended without this client; it takes part in no sum of this session")
         return Response(status_code=204)
 

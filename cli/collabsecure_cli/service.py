@@ -76,6 +76,7 @@ class Service:
         self.bytes_of: dict[int, int] = dict.fromkeys(map(int, self.session.client_ids), 0)  # received since the start
         self.seen: dict[int, float] = {}  # client → when it last asked for something
         self._done: set[int] = set()  # clients that have all that there is
+        self._told: set[int] = set()  # clients that know that the session goes on without them
         self.picture = self._take_picture()
         self._phase_ends = self._end_of_phase()
 
@@ -92,11 +93,16 @@ class Service:
             self._done.add(client)
             self._wake()
 
+    def note_told(self, client: int) -> None:
+        """A client was told that the session goes on without it: it has no reason to come back for the end."""
+        self._told.add(client)
+        self._wake()
+
     @property
     def is_served(self) -> bool:
-        """Whether all is over and everybody who takes part knows."""
+        """Whether all is over and everybody who was ever in it knows."""
         concerned = {client for client, box in self.aggregator.mailboxes.items() if box}
-        return self.picture.is_over and concerned <= self._done
+        return self.picture.is_over and concerned <= self._done | self._told
 
     @property
     def done(self) -> frozenset[int]:
