@@ -142,7 +142,7 @@ def _do_not_wait_for_the_dead(dead):
     whole, is_served = Service.seconds_left.fget, Service.is_served.fget
 
     def numbers(service):
-        found = {int(path.name): path.read_text() for path in dead.iterdir()}
+        found = {int(path.name): path.read_text() for path in dead.iterdir() if path.name.isdecimal()}
         return {number for number, until in found.items() if not until or service.picture.sum_index <= int(until)}
 
     def seconds_left(service):
@@ -152,8 +152,8 @@ def _do_not_wait_for_the_dead(dead):
         return 0.0 if missing and missing <= numbers(service) else min(left, 0.05)
 
     def done_but_for_the_dead(service):
-        concerned = {client for client, box in service.aggregator.mailboxes.items() if box}
-        return is_served(service) or (service.picture.is_over and concerned <= service.done | numbers(service))
+        concerned = {client for client, box in service.aggregator.mailboxes.items() if box} - numbers(service)
+        return is_served(service) or (service.picture.is_over and concerned <= service._done | service._told)
 
     Service.seconds_left = property(seconds_left)
     Service.is_served = property(done_but_for_the_dead)

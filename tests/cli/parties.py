@@ -34,7 +34,6 @@ class Parties:
 
     folder: Path
     zygote: Zygote = field(repr=False)
-    expectations: dict = field(default_factory=dict, repr=False)
 
     def key(self, name):
         return self.folder / f"{name}.key"
@@ -53,13 +52,14 @@ class Parties:
 
     def expected(self, session, *drops):
         """Δ by layer and survivors by layer that the same session has in one process; or why it was aborted."""
-        if (session, drops) not in self.expectations:
-            out = self.folder / f"expected-{self.zygote.number()}.npz"
-            arguments = (self.folder, self.session(session), out, *drops)
+        out = self.folder / f"expected-{'-'.join((session, *drops)).replace(':', '.')}.npz"
+        if not out.exists():
+            temporary = self.folder / f"{self.zygote.number()}.npz"
+            arguments = (self.folder, self.session(session), temporary, *drops)
             self.zygote.run("simulated", arguments, folder=self.folder, program="simulated")
-            with np.load(out) as found:
-                self.expectations[session, drops] = {name: found[name][()] for name in found.files}
-        found = self.expectations[session, drops]
+            temporary.rename(out)
+        with np.load(out) as file:
+            found = {name: file[name][()] for name in file.files}
         if "reason" in found:
             return str(found["reason"])
         survivors = {int(layer): tuple(members) for layer, members in json.loads(str(found["survivors"])).items()}
@@ -113,12 +113,14 @@ def free_port():
 class Run:
     """One session of `Parties` in a folder of its own; start it again and again with the same command lines."""
 
-    def __init__(self, parties, session, folder, *, tls=True, mutual=False, wait_for_the_dead=False, port=None):
+    def __init__(
+        self, parties, session, folder, *, tls=True, mutual=False, wait_for_the_dead=False, port=None, through=None
+    ):
         self.parties, self.session_name, self.folder = parties, session, folder
         self.names = parties.names(session)
         self.tls, self.mutual = tls, mutual
-        self.port = free_port()
-        self.client_port = port or self.port  # a proxy's, if there is one
+        self.port = port or free_port()
+        self.client_port = through or self.port  # a proxy's, if there is one
         self.dead = folder / "dead"
         self.dead.mkdir(parents=True)
         self.waits = wait_for_the_dead
@@ -146,7 +148,18 @@ class Run:
             Hooks(crash=crash, trace=str(trace), dead=str(self.dead), me="aggregator"),
         )
 
-    def client(self, name, *options, crash=None, trace="", edits=None, state=None, certified=True, session=None):
+    def client(
+        self,
+        name,
+        *options,
+        crash=None,
+        trace="",
+        edits=None,
+        state=None,
+        certified=True,
+        session=None,
+        without_masks=False,
+    ):
         """Start a client, whose values are in its state folder already."""
         state = Path(state or self.state(name))
         if not (state / "values").exists():
@@ -167,7 +180,13 @@ class Run:
                 *("--server", f"{'https' if self.tls else 'http'}://127.0.0.1:{self.client_port}"),
                 *("--out", f"{name}.merged", "--patience", "60s", *security, *options, "--json"),
             ],
-            Hooks(crash=crash, trace=str(trace), dead=str(self.dead), me=str(self.number(name))),
+            Hooks(
+                crash=crash,
+                trace=str(trace),
+                dead=str(self.dead),
+                me=str(self.number(name)),
+                without_masks=without_masks,
+            ),
         )
 
     def state(self, name):
@@ -214,8 +233,10 @@ class Run:
 
     def finish(self, aggregator, clients):
         """Wait until every process has ended well; what each says as JSON."""
-        codes = {process.name: process.wait() for process in (*clients.values(), aggregator)}
-        assert set(codes.values()) == {0}, codes
+        everybody = (*clients.values(), aggregator)
+        while not all(process.code == 0 for process in everybody):
+            for process in everybody:
+                assert process.wait_a_little() in (None, 0), f"{process.name}: {process.code}\n{process.stderr}"
         return json.loads(aggregator.stdout), {name: json.loads(process.stdout) for name, process in clients.items()}
 
     def _start(self, name, arguments, hooks):
