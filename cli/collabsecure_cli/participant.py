@@ -8,6 +8,7 @@ import hashlib
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from itertools import islice
 from typing import Protocol
 
@@ -16,10 +17,12 @@ from jaxtyping import Float64
 
 from collabsecure.errors import BadFile, CollabsecureError
 from collabsecure.links import delta_digest
-from collabsecure_cli.connection import Connection, OtherOffset, Refused
+from collabsecure_cli.answers import OtherOffset, Refused, signed_digest, survivors_in
+from collabsecure_cli.connection import Connection
 from collabsecure_cli.folder import StateFolder
 from collabsecure_cli.ledger import EditLedger
 from collabsecure_cli.results import Results, is_signed
+from collabsecure_cli.saved import Saved
 from collabsecure_cli.tensor_files import TensorFiles
 from collabsecure_cli.uploads import boundaries
 from collabsecure_protocols import (
@@ -38,7 +41,6 @@ from collabsecure_protocols import (
 )
 from collabsecure_protocols.events import ClientEvent
 from collabsecure_protocols.keys import Rng
-from collabsecure_protocols.wire import Malformed, Reader, Writer, read_bitmap, write_bitmap
 
 _STATE = "client"
 _TRIES = 5  # to get a message whose bytes arrive damaged
@@ -109,8 +111,9 @@ class Participant:
                 self._session, identity, policy=policy, rng=rng, ledger=ledger.protocol, contribution=whole
             )
         else:
-            blob = self._decode(saved)
-            self._client = Client.restore(blob, self._session, identity, policy=policy, ledger=ledger.protocol)
+            found = Saved.decode(saved, folder.path / _STATE, self._session.num_clients)
+            self._received, self._survivors = found.received, dict(found.survivors)
+            self._client = Client.restore(found.client, self._session, identity, policy=policy, ledger=ledger.protocol)
             if self._client.contribution != whole:
                 raise BadFile(
                     folder.path,
@@ -143,19 +146,29 @@ class Participant:
             ValueRefused: this client's statistics are outside the session's ranges.
             BadFile: the disk failed.
         """
+        try:
+            self._take_part()
+        except NoResultForUs:
+            self._connection.end(self._received)
+            raise
+        self._connection.end(self._received)  # so that the aggregator need not wait for us
+
+    def _take_part(self) -> None:
         if self.state is ClientState.NEW:
             events: Sequence[ClientEvent] = self._client.start()
-            self._save()
             self._progress.say("Advertising keys; waiting for the others…")
         else:
             events = self._client.pending
+        self._save()  # of a killed process, the ledger may lack what the state has
+        self._forget_statistics()
+        if self.state is ClientState.ABORTED:
+            raise NoResultForUs(f"the session was aborted. {self._what_is_open()}")
         self._act(events)
         if self.state is ClientState.CONTRIBUTING:
             self._contribute()
-        while self.state not in (ClientState.FINISHED, ClientState.ABORTED):
+        while self.state is not ClientState.FINISHED:
             self._act(self._next())
         self._fetch(len(self._session.sums))
-        self._connection.end(self._received)
 
     def _next(self) -> Sequence[ClientEvent]:
         """Take the next message; what has become of it is on the disk when this returns."""
@@ -190,23 +203,18 @@ class Participant:
                 case NeedInput():
                     self._contribute()
                 case Excluded(sum_index=index, reason=reason):
-                    self._tensors.forget(index)
+                    self._forget_statistics()
                     self._progress.say(
                         f"This client's edits are not in {self._name(index)}: {reason}. {self._can_join(index + 1)}"
                     )
                 case SumFinished(sum_index=index, survivors=survivors):
-                    self._tensors.forget(index)
+                    self._forget_statistics()
                     self._progress.say(f"{self._name(index)} is summed over {len(survivors)} clients")
                 case PeerMisbehaved(culprits=culprits, reason=reason):
                     self._progress.say(f"Warning: clients {', '.join(map(str, culprits))}: {reason}")
                 case Aborted():
-                    opened = self._opened_layers()
-                    again = (
-                        f"Layers {', '.join(map(str, opened))} were opened with these edits and cannot be summed again"
-                        if opened
-                        else "Nothing of these edits was opened; a new session may have them"
-                    )
-                    raise NoResultForUs(f"the session was aborted: {event}. {again}")
+                    self._forget_statistics()
+                    raise NoResultForUs(f"the session was aborted: {event}. {self._what_is_open()}")
 
     def _send(self, payload: bytes) -> None:
         try:
@@ -223,6 +231,7 @@ class Participant:
         bounds = boundaries(self._session, index)
         try:
             offset = self._connection.offset(index)
+            self._chunk_at(bounds, offset)
             if offset < bounds[-1]:
                 if not self._tensors.has(index):
                     self._progress.say(f"Computing keys and residuals for {self._name(index)}…")
@@ -231,7 +240,7 @@ class Participant:
         except Refused as error:
             if not error.is_late:
                 raise
-            self._progress.say(f"{self._name(index)} went on without this client's edits: {error}")
+            self._progress.say(f"Too late to upload more to {self._name(index)} ({error}); waiting for what comes next")
 
     def _upload(
         self,
@@ -240,33 +249,41 @@ class Participant:
         bounds: Sequence[int],
         offset: int,
     ) -> None:
-        without_progress = 0
+        furthest, without_progress = offset, 0
         while offset < bounds[-1]:
-            first = bisect_left(bounds, offset)
-            if bounds[first] != offset or first > self._client.chunks_sent:
-                raise Refused(200, f"an upload cannot go on at byte {offset}", "")
+            first = self._chunk_at(bounds, offset)
             chunks = self._client.masked_input(values, link=self.results.link, first=first, threads=2)
             try:
                 while batch := list(islice(chunks, _CHUNKS_AT_ONCE)):
                     self._save()
                     for chunk in batch:
                         self._connection.upload(index, offset, chunk)
-                        offset, without_progress = offset + len(chunk), 0
+                        offset += len(chunk)
+                        if offset > furthest:
+                            furthest, without_progress = offset, 0
                         self._progress.uploaded(offset, bounds[-1])
             except OtherOffset as other:
+                self._chunk_at(bounds, other.offset)
                 offset, without_progress = other.offset, without_progress + 1
                 if without_progress > _OFFSETS_WITHOUT_PROGRESS:
                     raise
+
+    def _chunk_at(self, bounds: Sequence[int], offset: int) -> int:
+        """The chunk at an offset at which an aggregator wants an upload to go on: none that it cannot have reached."""
+        number = bisect_left(bounds, offset)
+        if number > self._client.chunks_sent or bounds[number] != offset:
+            raise Refused(HTTPStatus.OK, f"an upload cannot go on at byte {offset}", "")
+        return number
 
     def _fetch(self, before: int) -> None:
         """Get the updates of all sums before this one, check them, and take them over."""
         for index in range(before):
             if self.results.has(index):
                 continue
-            answer = self._result(index)
-            deltas = {layer: self._delta(layer, answer) for layer in self.results.layers_of(index)}
+            answer, digests = self._signed_result(index)
+            deltas = {layer: self._delta(layer, digest) for layer, digest in digests.items()}
             self._contribution.apply(deltas)
-            survivors = self._survivors.get(index) or _survivors(answer, self._session.num_clients)
+            survivors = self._survivors.get(index) or survivors_in(answer, self._session)
             self.results.keep(index, deltas, survivors)
 
     def _result(self, index: int) -> Mapping[str, object]:
@@ -277,10 +294,24 @@ class Participant:
                 raise NoResultForUs(str(error)) from error
             raise
 
-    def _delta(self, layer: int, answer: Mapping[str, object]) -> Float64[np.ndarray, "d_out d_in"]:
-        digest, signature = _signed_digest(layer, answer)
-        if not is_signed(self._session, layer, digest, signature):
-            raise RemoteProtocolError(f"the update of layer {layer} is not signed by the server", check="RESULT")
+    def _signed_result(self, index: int) -> tuple[Mapping[str, object], dict[int, bytes]]:
+        """What the aggregator says of a sum, and the digest of each layer's Δ under the server's signature."""
+        for left in reversed(range(_TRIES)):
+            try:
+                answer, digests = self._result(index), {}
+                for layer in self.results.layers_of(index):
+                    digests[layer], signature = signed_digest(layer, answer)
+                    if not is_signed(self._session, layer, digests[layer], signature):
+                        text = f"the update of layer {layer} is not signed by the server"
+                        raise RemoteProtocolError(text, check="RESULT")
+            except (Refused, RemoteProtocolError):  # its bytes may have arrived damaged
+                if not left:
+                    raise
+            else:
+                return answer, digests
+        raise AssertionError("tries end by returning or raising")
+
+    def _delta(self, layer: int, digest: bytes) -> Float64[np.ndarray, "d_out d_in"]:
         shape = self.results.shape(layer)
         for _ in range(_TRIES):
             data = self._connection.layer(layer, 8 * shape[0] * shape[1])
@@ -291,7 +322,8 @@ class Participant:
 
     def _save(self) -> None:
         """State first, then the ledger: after a crash in between, the state still has what the ledger lacks."""
-        self._folder.write(_STATE, [self._encode()])
+        saved = Saved(received=self._received, survivors=self._survivors, client=self._client.save())
+        self._folder.write(_STATE, [saved.encode(self._session.num_clients)])
         self._ledger.remember(
             self._client.ledger, self._session.transcript, self._opened_layers(), self._contribution.edits
         )
@@ -305,23 +337,16 @@ class Participant:
             for layer in self.results.layers_of(index)
         )
 
-    def _encode(self) -> bytes:
-        n = self._session.num_clients
-        out = Writer().u32(self._received).u16(len(self._survivors))
-        for index, members in sorted(self._survivors.items()):
-            out.u16(index).raw(write_bitmap(members, n))
-        return out.blob(self._client.save()).finish()
+    def _what_is_open(self) -> str:
+        if opened := self._opened_layers():
+            return f"Layers {', '.join(map(str, opened))} were opened with these edits and cannot be summed again"
+        return "Nothing of these edits was opened; a new session may have them"
 
-    def _decode(self, saved: bytes) -> bytes:
-        data, n = Reader(saved), self._session.num_clients
-        try:
-            self._received = data.u32()
-            self._survivors = {data.u16(): read_bitmap(data.raw((n + 7) // 8), n) for _ in range(data.u16())}
-            blob = data.blob()
-            data.finish()
-        except Malformed as error:
-            raise BadFile(self._folder.path / _STATE, found="damaged state", expected="what was written") from error
-        return blob
+    def _forget_statistics(self) -> None:
+        """Of all sums but the one that they may still be uploaded to."""
+        for index in range(len(self._session.sums)):
+            if self.state is not ClientState.CONTRIBUTING or index != self._client.sum_index:
+                self._tensors.forget(index)
 
     def _name(self, index: int) -> str:
         return self._session.sums[index].name
@@ -330,19 +355,3 @@ class Participant:
         if index < len(self._session.sums):
             return f"It can join again in {self._name(index)}"
         return "That was the last sum"
-
-
-def _signed_digest(layer: int, answer: Mapping[str, object]) -> tuple[bytes, bytes]:
-    try:
-        entry = answer["layers"][str(layer)]  # type: ignore[index]  # whatever it is, it is checked by failing
-        return bytes.fromhex(entry["digest"]), bytes.fromhex(entry["signature"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise Refused(200, f"no signed digest of layer {layer} among the results", "") from error
-
-
-def _survivors(answer: Mapping[str, object], num_clients: int) -> tuple[int, ...]:
-    """What the server says of a sum that went on without word to this client."""
-    found = answer.get("survivors")
-    if not isinstance(found, list) or not all(isinstance(one, int) and 1 <= one <= num_clients for one in found):
-        raise Refused(200, "no survivors among the results", "")
-    return tuple(found)

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from light_session import GivenArrays
 
@@ -43,6 +43,7 @@ class Cohort:
 
     def __init__(self, light):
         self.light = light
+        self.closing = None  # the phase that ("close", 0) is about
         self.members = {
             client: Member(
                 client=Client(light.session, identity, policy=Policy(), rng=seeded(client)),
@@ -52,6 +53,16 @@ class Cohort:
         }
         for member in self.members.values():
             member.outbox.extend(event.payload for event in member.client.start())
+
+    def copy(self):
+        """The same clients, to go on from here in another way."""
+        twin = Cohort(self.light)
+        twin.closing = self.closing
+        for client, member in self.members.items():
+            identity = self.light.identities[client]
+            restored = Client.restore(member.client.save(), self.light.session, identity, policy=Policy())
+            twin.members[client] = replace(member, client=restored, outbox=deque(member.outbox))
+        return twin
 
     def listen(self, engine):
         """Let everybody who is there take what has arrived."""

@@ -2,12 +2,12 @@
 
 import os
 import shutil
-import sys
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
 from cohort import Cohort, view
+from file_operations import OPERATIONS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from light_session import engine_in, make_session
@@ -108,46 +108,6 @@ def test_in_any_order_of_events_a_reopened_engine_is_the_same_at_every_step(data
             assert np.linalg.norm(engine.results.load(layer) - expected) <= 1e-8 * np.linalg.norm(expected)
 
 
-class FileOperations:
-    """Calls back before every change of a file's name and at every flush to the disk: where a kill could fall."""
-
-    def __init__(self):
-        self.tell = None
-        sys.addaudithook(self._hook)
-
-    def _hook(self, event, arguments):
-        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
-        if self.tell is not None and (writes or event in ("os.rename", "os.remove", "os.mkdir", "os.truncate")):
-            self._call()
-
-    def _call(self):
-        tell, self.tell = self.tell, None
-        try:
-            tell()
-        finally:
-            self.tell = tell
-
-    @contextmanager
-    def watched(self, tell, monkeypatch):
-        fsync = os.fsync
-
-        def flushing(descriptor):
-            if self.tell is not None:
-                self._call()
-            fsync(descriptor)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "fsync", flushing)
-            self.tell = tell
-            try:
-                yield
-            finally:
-                self.tell = None
-
-
-OPERATIONS = FileOperations()
-
-
 @pytest.mark.parametrize("folded", [1 << 30, 1], ids=["a snapshot a sum", "a snapshot an upload"])
 def test_killed_between_any_two_file_operations_the_engine_goes_on_with_the_same_bytes(tmp_path, monkeypatch, folded):
     monkeypatch.setattr(module, "_FOLDED_BYTES", folded)
@@ -162,7 +122,7 @@ def test_killed_between_any_two_file_operations_the_engine_goes_on_with_the_same
                 break
             action, copies = actions[0], []
 
-            def kill(copies=copies):
+            def kill(_path, copies=copies):
                 copies.append(tmp_path / f"killed-{len(copies)}")
                 shutil.copytree(state, copies[-1])
 
