@@ -187,7 +187,8 @@ class _Run:
         async def work() -> None:
             await service.run()
             if self.results.are_complete:
-                self._write(service)
+                tasks.append(loop.create_task(service.call(self._write, service)))  # meanwhile, clients are answered
+                await asyncio.shield(tasks[-1])
             say("Waiting until every client knows…" if not service.is_served else "Every client knows.")
             await service.linger()
 
@@ -195,8 +196,9 @@ class _Run:
             serve(app, host=listen[0], port=listen[1], tls=tls, limits=limits, on_listening=listening, stop=stop)
         )
         working, signalled = loop.create_task(work()), loop.create_task(interrupted.wait())
+        tasks: list[asyncio.Task[object]] = [serving, working, signalled]
         try:
-            await asyncio.wait((serving, working, signalled), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             if interrupted.is_set():
                 say("Stopping, once the step in work is done…")
@@ -205,7 +207,7 @@ class _Run:
             stop.set()
             for task in (working, signalled):
                 task.cancel()
-            done = await asyncio.gather(serving, working, signalled, return_exceptions=True)
+            done = await asyncio.gather(*tasks, return_exceptions=True)
             service.close()
         for error in done:
             if isinstance(error, BaseException) and not isinstance(error, asyncio.CancelledError):
