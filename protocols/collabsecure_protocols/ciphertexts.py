@@ -72,21 +72,26 @@ _TILE_WORDS = 1 << 14  # 128 KiB
 def split(parameters: EncryptionParameters, values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """The slots of one ciphertext: the limbs of `values`, the lowest of all first; unused slots are 0.
 
-    Bits of a value above `value_bits` are dropped, as they are where masked integers are packed.
+    For ckks they are balanced digits, in [−2^(b−1), 2^(b−1)) as two's complement: uniform where the values are, and
+    around zero. Bits of a value above `value_bits` are dropped, as they are where masked integers are packed.
     """
     capacity = parameters.capacity
     if values.ndim != 1 or values.dtype != np.uint64 or not 0 < len(values) <= capacity:
         raise LocalProtocolError(f"expected 1 to {capacity} integers of uint64, found {values.dtype} {values.shape}")
-    slots = np.zeros(parameters.slots, np.uint64)
-    for limb, bits in enumerate(limb_widths(parameters)):
-        at = limb * capacity
-        shifted = values >> np.uint64(limb * parameters.limb_bits)
-        slots[at : at + len(values)] = shifted & np.uint64((1 << bits) - 1)
+    slots, rest, one = np.zeros(parameters.slots, np.uint64), values, np.uint64(1)
+    for limb, bits in enumerate(map(np.uint64, limb_widths(parameters))):
+        digits = slots[limb * capacity : limb * capacity + len(values)]
+        digits[:] = rest & ((one << bits) - one)
+        rest = rest >> bits
+        if parameters.scheme == "ckks":
+            carry = digits >> (bits - one)
+            digits -= carry << bits
+            rest += carry
     return slots
 
 
 def join(parameters: EncryptionParameters, slots: NDArray[np.uint64], num_values: int) -> NDArray[np.uint64]:
-    """Integers mod 2^k from summed limbs: what `split` undoes, carries included."""
+    """Integers mod 2^k from summed limbs: what `split` undoes, carries and signs included."""
     values = np.zeros(num_values, np.uint64)
     for limb in range(parameters.limbs):
         at = limb * parameters.capacity

@@ -11,7 +11,8 @@ what masks are left. So even the key holder and the aggregator together learn th
   for its own key: (0, 1) decrypts to the secret. So totals are signed by the aggregator, each is decrypted once, and a
   key pair serves one session. Who chooses totals *and* sees the answers opens ciphertexts; masks remain under them.
 - Randomness comes from SEAL (BLAKE2x, seeded for each ciphertext from the operating system), and cannot be passed in.
-- TenSEAL holds the interpreter's lock: use processes, one `Encryptor` each.
+- TenSEAL holds the interpreter's lock: use processes, each with an `Encryptor` that it made itself. A forked process
+  that inherits one may wait for ever when it ends: TenSEAL's destructor joins threads that only the parent has.
 """
 
 import hashlib
@@ -22,7 +23,7 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from .ciphertexts import Payload, Words, add_mod, join, limb_widths, read_payload, split
+from .ciphertexts import Payload, Words, add_mod, join, read_payload, split
 from .encryption_parameters import (
     COEFFICIENT_BITS,
     DATA_PRIME,
@@ -133,11 +134,11 @@ class Encryptor:
         """The payload of any stretch of masked integers; bits above `value_bits` are dropped."""
         capacity = self._parameters.capacity
         blocks = (values[at : at + capacity] for at in range(0, len(values), capacity))
-        return b"".join(self._encrypt(split(self._parameters, block), len(block)).tobytes() for block in blocks)
+        return b"".join(self._encrypt(split(self._parameters, block)).tobytes() for block in blocks)
 
-    def _encrypt(self, slots: NDArray[np.uint64], num_values: int) -> Words:
+    def _encrypt(self, slots: NDArray[np.uint64]) -> Words:
         if self._parameters.scheme == "ckks":
-            return self._ring.encrypt(_centred(self._parameters, slots, num_values).tolist(), self._parameters.scale)
+            return self._ring.encrypt(slots.view(np.int64).astype(np.float64).tolist(), self._parameters.scale)
         words = self._ring.encrypt([0], 1.0)  # SEAL's encryption of zero; the message is added as SEAL would
         add_mod(words[:RING_DEGREE], _scaled(slots, self._parameters.plain_bits or 0))
         return words
@@ -160,7 +161,7 @@ class Decryptor:
         Raises:
             InvalidSession: the parameters are not exact for so many summands.
             CiphertextRefused: not the exact size, a number not below q, or a slot further than `MARGIN` from an
-                integer: the total has ciphertexts of another key or session, or not as many as were said.
+                integer: the total has ciphertexts of another key or session, or more than were said.
 
         """
         self._parameters.check(num_summands)
@@ -169,16 +170,19 @@ class Decryptor:
         values = np.empty(num_values, np.uint64)
         for number, at in enumerate(range(0, num_values, capacity)):
             count = min(capacity, num_values - at)
-            slots, stray = self._decrypt(words[number * size : (number + 1) * size], num_summands)
+            try:
+                slots, stray = self._decrypt(words[number * size : (number + 1) * size])
+            except (RuntimeError, ValueError) as error:  # what SEAL throws; none is known that gets here
+                raise CiphertextRefused(f"SEAL refuses ciphertext {number} of a total: {error}") from error
             if not stray <= MARGIN:  # also where it is not a number
                 raise CiphertextRefused(
                     f"ciphertext {number} of a total decrypts to {stray:.3f} of a unit from an integer, at most "
-                    f"{float(MARGIN)}: it is not the sum of {num_summands} ciphertexts of this key and session"
+                    f"{float(MARGIN)}: it is not the sum of at most {num_summands} ciphertexts of this key and session"
                 )
             values[at : at + count] = join(self._parameters, slots, count)
         return values
 
-    def _decrypt(self, words: Words, num_summands: int) -> tuple[NDArray[np.uint64], float]:
+    def _decrypt(self, words: Words) -> tuple[NDArray[np.uint64], float]:
         """Slots rounded to integers, and how far the furthest was from one."""
         if self._parameters.scheme == "bfv":
             return _rounded(self._ring.decrypt_coefficients(words), self._parameters.plain_bits or 0)
@@ -187,29 +191,12 @@ class Decryptor:
         stray = float(np.abs(found - rounded).max())
         if not float(np.abs(rounded).max()) < 2.0**62:
             return np.zeros(0, np.uint64), float("inf")
-        offsets = _centres(self._parameters, len(found)).astype(np.int64) * num_summands
-        return (rounded.astype(np.int64) + offsets).view(np.uint64), stray
+        return rounded.astype(np.int64).view(np.uint64), stray
 
 
 def _require_scheme(public: PublicKey, parameters: EncryptionParameters) -> None:
     if public.scheme != parameters.scheme:
         raise LocalProtocolError(f"a key for {public.scheme} does not serve a session with {parameters.scheme}")
-
-
-def _centres(parameters: EncryptionParameters, num_slots: int) -> NDArray[np.uint64]:
-    """What ckks subtracts from each slot: half the range of its limb."""
-    centres = np.zeros(num_slots, np.uint64)
-    for limb, bits in enumerate(limb_widths(parameters)):
-        centres[limb * parameters.capacity : (limb + 1) * parameters.capacity] = 1 << (bits - 1)
-    return centres
-
-
-def _centred(parameters: EncryptionParameters, slots: NDArray[np.uint64], num_values: int) -> NDArray[np.float64]:
-    """Slots around zero; those of no value are zero, which spreads nothing."""
-    reals: NDArray[np.float64] = (slots - _centres(parameters, len(slots))).view(np.int64).astype(np.float64)
-    for limb in range(parameters.limbs):
-        reals[limb * parameters.capacity + num_values : (limb + 1) * parameters.capacity] = 0
-    return reals
 
 
 def _scaled(slots: NDArray[np.uint64], plain_bits: int) -> Words:

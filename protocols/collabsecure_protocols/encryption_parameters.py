@@ -10,8 +10,8 @@ SEAL encrypts mod q·p and divides by p, which leaves little more noise than tha
 
 - **bfv**: a limb m stands in one coefficient as round(q·m/2^t). With one limb, t = k: the sum comes out mod 2^k by
   itself. With more, t has ⌈log2 n⌉ bits above a limb, since a lower limb's carry counts.
-- **ckks**: TenSEAL's encoding, real numbers in N/2 slots of the canonical embedding times a scale; a limb is centred,
-  m − 2^(b−1), since uniform values around zero spread over all N coefficients while their mean would stand in one,
+- **ckks**: TenSEAL's encoding, real numbers in N/2 slots of the canonical embedding times a scale; a limb is in
+  [−2^(b−1), 2^(b−1)), since uniform values around zero spread over all N coefficients while a mean would stand in one,
   where 30 clients with 38 bits at a scale of 2^18 would leave ±q/2. The scale is q/2^(60−s), not 2^s: should equal
   values make the constant coefficient wrap all the same, slots move by exactly 2^(60−s), and not by a fraction besides
   that is too small to see.
