@@ -13,7 +13,6 @@ from pathlib import Path
 from collabsecure.files import flush, unreadable, unwritable
 from collabsecure_protocols import Session
 from collabsecure_protocols.envelope import CHUNK_HEADER_BYTES, HEADER_BYTES
-from collabsecure_protocols.fixedpoint import chunk_bytes
 from collabsecure_protocols.keys import SIGNATURE_BYTES
 
 OFFSET_HEADER = "Upload-Offset"  # bytes, as in the IETF's draft on resumable uploads
@@ -23,7 +22,7 @@ def boundaries(session: Session, sum_index: int) -> tuple[int, ...]:
     """Where the chunks of a sum's masked input start, in bytes, and last where it ends."""
     spec = session.sums[sum_index]
     around = HEADER_BYTES + CHUNK_HEADER_BYTES + SIGNATURE_BYTES
-    return tuple(accumulate((around + chunk_bytes(spec, chunk) for chunk in spec.chunks()), initial=0))
+    return tuple(accumulate((around + session.chunk_bytes(spec, chunk) for chunk in spec.chunks()), initial=0))
 
 
 class StagedUpload:

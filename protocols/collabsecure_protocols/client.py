@@ -13,6 +13,7 @@ from dataclasses import replace
 from . import client_steps as steps
 from . import dealing
 from .client_state import NO_LINK, ClientData
+from .encrypting import encrypting_here
 from .envelope import MessageType, open_envelope
 from .errors import SERVER, ClientId, LocalProtocolError, PolicyRefusal
 from .events import ClientEvent, SendToServer
@@ -22,7 +23,7 @@ from .keys import Identity, Rng, Secret
 from .policy import Ledger, Policy
 from .session import Session
 from .states import CLIENT_TRANSITIONS, ClientState
-from .upload import Upload
+from .upload import Encrypt, Upload
 from .wire import Malformed
 
 _HANDLERS: dict[
@@ -188,13 +189,21 @@ class Client:
         return events
 
     def masked_input(
-        self, values: Mapping[str, Real], *, link: bytes = NO_LINK, first: int = 0, threads: int = 1
+        self,
+        values: Mapping[str, Real],
+        *,
+        link: bytes = NO_LINK,
+        first: int = 0,
+        threads: int = 1,
+        encrypt: Encrypt | None = None,
     ) -> Iterator[bytearray]:
         """The current sum's messages, chunk by chunk, in order; each value is read twice and never copied whole.
 
         `values` maps each of the sum's tensors to its array, in the session's units; `link` is what this client knows
         that the sum follows, such as the digest of the previous layer's Δ. Called again, after a crash say, it yields
-        the same bytes or refuses; `first` is then the chunk to go on with.
+        the same bytes or refuses; `first` is then the chunk to go on with. In an encrypted session it yields the same
+        masked integers, freshly encrypted: by `encrypt`, such as a pool of processes that gets `threads` chunks at a
+        time, else one after the other in this thread.
 
         Raises:
             ValueRefused: before the first chunk, if any value is out of range.
@@ -218,6 +227,7 @@ class Client:
             link=link,
             sources=encoders(spec, values),
             masks=steps.masks(self._me, self._data),
+            encrypt=(encrypt or encrypting_here(self.session)) if self.session.is_encrypted else None,
         )
         if not 0 <= first <= self.chunks_sent:
             raise LocalProtocolError(f"chunk {first} cannot be next; {self.chunks_sent} were made so far")

@@ -13,12 +13,14 @@ from .errors import ClientId, RemoteProtocolError, party
 from .keys import KEY_BYTES, SIGNATURE_BYTES, Identity, Label, context, verify
 from .session import VERSION, Session
 from .shamir import SHARE_BYTES
+from .tensors import Sum
 from .wire import Malformed, Reader, Writer, member
 
 HEADER_BYTES = 36
 LINK_BYTES = 32
 CIPHERTEXT_BYTES = 2 * SHARE_BYTES + 16  # self-mask seed's share, mask key's share, AEAD tag
 CHUNK_HEADER_BYTES = 2 + 4 + LINK_BYTES  # sum, chunk, link
+MASK_BYTES = KEY_BYTES + 1  # AES-256 key, whether it is subtracted
 
 
 class MessageType(enum.IntEnum):
@@ -36,6 +38,7 @@ class MessageType(enum.IntEnum):
     UNMASK = 10
     FINISH_SUM = 11
     ABORT = 12
+    ENCRYPTED_SUM = 13
 
 
 def advert_bytes(num_sums: int) -> int:
@@ -86,6 +89,8 @@ def seal(session: Session, identity: Identity, kind: MessageType, sender: int, b
 
 def max_body(session: Session, kind: MessageType) -> int:
     """The longest body that this session can hold, in bytes; known before anything is allocated (P11)."""
+    if kind is MessageType.ENCRYPTED_SUM:
+        return max(encrypted_sum_bytes(session, spec) for spec in session.sums)
     n, sums, degree = session.num_clients, len(session.sums), session.degree
     bitmap = (n + 7) // 8
     neighbors = min(n - 1, sums * degree)  # of all sums together
@@ -104,6 +109,14 @@ def max_body(session: Session, kind: MessageType) -> int:
         MessageType.FINISH_SUM: 2 + bitmap,
         MessageType.ABORT: 1 + 1 + 2 + 2 + 2 + bitmap,
     }[kind]
+
+
+def encrypted_sum_bytes(session: Session, spec: Sum) -> int:
+    """The longest EncryptedSum body of this sum: place, survivors, masks by tensor, and a digest a chunk."""
+    # A survivor has one mask; one that dropped has as many as it has surviving neighbours.
+    masks = session.num_clients * (session.degree + 1)
+    place = 2 + LINK_BYTES + (session.num_clients + 7) // 8
+    return place + len(spec.tensors) * (4 + masks * MASK_BYTES) + spec.num_chunks * KEY_BYTES
 
 
 def open_envelope(session: Session, payload: bytes | bytearray | memoryview, sender: ClientId) -> Envelope:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import LocalProtocolError, ValueRefused
-from .tensors import Chunk, Sum, Tensor
+from .tensors import Sum, Tensor
 
 # Adding 1.5·2^52 to |x| < 2^51 rounds x to the nearest integer, ties to even, and leaves its two's complement in the
 # low 51 bits of the float, above which nothing matters.
@@ -231,8 +231,3 @@ def add_packed(total: NDArray[np.uint64], payload: bytes | bytearray | memoryvie
 
 def _lane(buffer: bytearray, offset: int, form: str, stride: int, length: int) -> NDArray[np.uint64]:
     return np.ndarray((length,), form, buffer=buffer, offset=offset, strides=(stride,))
-
-
-def chunk_bytes(spec: Sum, chunk: Chunk) -> int:
-    """Length of a chunk's packed values."""
-    return chunk.length * spec.tensors[chunk.tensor].bits // 8

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 from .envelope import CIPHERTEXT_BYTES, LINK_BYTES, MessageType, advert_bytes, header_bytes, signed_message
 from .errors import ClientId
-from .keys import KEY_BYTES, SIGNATURE_BYTES, Label, digest, verify
+from .keys import KEY_BYTES, SIGNATURE_BYTES, Label, Secret, digest, verify
+from .masks import Mask
 from .session import Session
 from .shamir import SHARE_BYTES
 from .wire import Malformed, Reader, Writer, member, read_bitmap, write_bitmap
@@ -248,6 +249,43 @@ class Unmask:
         shares = tuple((member(ShareKind, data.u8()), data.raw(SHARE_BYTES)) for _ in range(num_dealers))
         data.finish()
         return cls(sum_index=sum_index, shares=shares)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncryptedSum:
+    """Server to the key holder: a finished sum's ciphertexts, by digest, and the masks that are still in it."""
+
+    sum_index: int
+    link: bytes
+    survivors: tuple[int, ...]
+    masks: tuple[tuple[Mask, ...], ...] = field(repr=False)  # by tensor: their addition leaves the plain sum
+    digests: tuple[bytes, ...]  # SHA-256 of each chunk's ciphertexts
+
+    def encode(self, session: Session) -> bytes:
+        """The body."""
+        out = Writer().u16(self.sum_index).raw(self.link).raw(write_bitmap(self.survivors, session.num_clients))
+        for of_tensor in self.masks:
+            out.u32(len(of_tensor))
+            for mask in of_tensor:
+                out.raw(mask.key.reveal()).u8(mask.negative)
+        return out.raw(b"".join(self.digests)).finish()
+
+    @classmethod
+    def decode(cls, body: memoryview, session: Session) -> "EncryptedSum":
+        """Raises `Malformed`."""
+        data = Reader(body)
+        sum_index, link = data.u16(), data.raw(LINK_BYTES)
+        survivors = read_bitmap(data.raw((session.num_clients + 7) // 8), session.num_clients)
+        if sum_index >= len(session.sums):
+            raise Malformed(f"sum {sum_index} of {len(session.sums)}")
+        spec = session.sums[sum_index]
+        masks = tuple(
+            tuple(Mask(key=Secret(data.raw(KEY_BYTES)), negative=data.flag()) for _ in range(data.u32()))
+            for _ in spec.tensors
+        )
+        digests = tuple(data.raw(KEY_BYTES) for _ in range(spec.num_chunks))
+        data.finish()
+        return cls(sum_index=sum_index, link=link, survivors=survivors, masks=masks, digests=digests)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

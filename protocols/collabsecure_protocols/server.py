@@ -6,6 +6,7 @@
 """
 
 from collections.abc import Iterator
+from hashlib import sha256
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,17 @@ from .fixedpoint import decode, signed
 from .graph import all_neighbors
 from .keys import Identity
 from .masks import MaskScratch, apply_masks
-from .messages import Abort, AbortReason, Confirmations, KeyDirectory, StartSum, SurvivorSet, view_digest, write_shares
+from .messages import (
+    Abort,
+    AbortReason,
+    Confirmations,
+    EncryptedSum,
+    KeyDirectory,
+    StartSum,
+    SurvivorSet,
+    view_digest,
+    write_shares,
+)
 from .recovery import masks_to_remove, open_secrets
 from .server_state import RunningSum, ServerData
 from .session import Session
@@ -182,7 +193,10 @@ class Server:
         self._data.running = RunningSum(
             index=index,
             link=link,
-            totals=[np.zeros(tensor.num_values, np.uint64) for tensor in self.session.sums[index].tensors],
+            totals=[
+                np.zeros(self.session.form(tensor).total_words(tensor.num_values), np.uint64)
+                for tensor in self.session.sums[index].tensors
+            ],
             next_chunk=dict.fromkeys(self.participants, 0),
         )
         self._enter(ServerState.MASKED_INPUT)
@@ -198,12 +212,41 @@ class Server:
         number, ring = self._cleared(tensor)
         return decode(self.session.sums[self._running().index].tensors[number], ring)
 
-    def _cleared(self, tensor: str) -> tuple[int, NDArray[np.uint64]]:
-        """The tensor's ring elements, masks taken off in place when they are first asked for."""
+    def encrypted_sum(self) -> bytes:
+        """The finished sum's EncryptedSum, for the key holder alone (P14); `encrypted_chunk` has its ciphertexts."""
+        running, view = self._finished(), self._view()
+        adverts = view.adverts()
+        secrets = open_secrets(view.recovery(), adverts, running.revealed)
+        chunks = range(self.session.sums[running.index].num_chunks)
+        message = EncryptedSum(
+            sum_index=running.index,
+            link=running.link,
+            survivors=running.survivors,
+            masks=tuple(map(tuple, masks_to_remove(view.recovery(), adverts, secrets))),
+            digests=tuple(sha256(self.encrypted_chunk(index)).digest() for index in chunks),
+        )
+        return seal(self.session, self._identity, MessageType.ENCRYPTED_SUM, SERVER, message.encode(self.session))
+
+    def encrypted_chunk(self, index: int) -> memoryview:
+        """One chunk of the finished sum's ciphertexts, where it lies."""
+        running = self._finished()
+        spec = self.session.sums[running.index]
+        chunk = spec.chunk(index)
+        form = self.session.form(spec.tensors[chunk.tensor])
+        return running.totals[chunk.tensor][form.place(chunk)].data.cast("B")
+
+    def _finished(self) -> RunningSum:
         running = self._running()
-        names = [spec.name for spec in self.session.sums[running.index].tensors]
         if self.state not in (ServerState.READY, ServerState.FINISHED):
             raise LocalProtocolError(f"sum {running.index} is not finished; state {self.state}")
+        return running
+
+    def _cleared(self, tensor: str) -> tuple[int, NDArray[np.uint64]]:
+        """The tensor's ring elements, masks taken off in place when they are first asked for."""
+        running = self._finished()
+        if self.session.is_encrypted:
+            raise LocalProtocolError("this sum is encrypted; the key holder alone can open it: encrypted_sum()")
+        names = [spec.name for spec in self.session.sums[running.index].tensors]
         if tensor not in names:
             raise LocalProtocolError(f"sum {running.index} has no tensor {tensor!r}; it has {', '.join(names)}")
         number = names.index(tensor)

@@ -111,7 +111,9 @@ class ServerData:
             for number, tensor in enumerate(session.sums[index].tensors):
                 if data.flag():
                     cleared.add(number)
-                totals.append(np.frombuffer(data.view(8 * tensor.num_values), np.uint64).copy())
+                totals.append(
+                    np.frombuffer(data.view(8 * session.form(tensor).total_words(tensor.num_values)), np.uint64).copy()
+                )
             running = RunningSum(
                 index=index,
                 link=link,

@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 
 from .dealing import share_commitment
 from .envelope import CHUNK_HEADER_BYTES, CIPHERTEXT_BYTES, HEADER_BYTES, LINK_BYTES, Envelope, MessageType
-from .errors import ClientId, LocalProtocolError, RemoteProtocolError
-from .fixedpoint import add_packed, chunk_bytes
+from .errors import CiphertextRefused, ClientId, LocalProtocolError, RemoteProtocolError
 from .keys import KEY_BYTES, is_low_order
 from .messages import (
     AbortReason,
@@ -176,12 +175,18 @@ def _check_chunk(
     spec = view.session.sums[sum_index]
     chunk = spec.chunk(index)
     length = len(envelope.body) - CHUNK_HEADER_BYTES
-    if length != chunk_bytes(spec, chunk):
-        raise refuse(client_id, "V22", f"chunk {index} has {length} bytes, expected {chunk_bytes(spec, chunk)}")
-    total = running.totals[chunk.tensor][chunk.start : chunk.start + chunk.length]
+    if length != view.session.chunk_bytes(spec, chunk):
+        wanted = view.session.chunk_bytes(spec, chunk)
+        raise refuse(client_id, "V22", f"chunk {index} has {length} bytes, expected {wanted}")
+    form = view.session.form(spec.tensors[chunk.tensor])
+    try:
+        add = form.adding(payload, HEADER_BYTES + CHUNK_HEADER_BYTES, chunk.length)
+    except CiphertextRefused as error:
+        raise refuse(client_id, "V40", f"chunk {index}: {error}") from error
+    total = running.totals[chunk.tensor][form.place(chunk)]
 
     def accept() -> bool:
-        add_packed(total, payload, HEADER_BYTES + CHUNK_HEADER_BYTES, spec.tensors[chunk.tensor].bits)
+        add(total)
         running.next_chunk[client_id] = index + 1
         return index + 1 == spec.num_chunks
 

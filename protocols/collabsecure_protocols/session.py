@@ -6,13 +6,16 @@ agreed on different descriptors never produce masks that cancel (secagg.md, "Ses
 
 import base64
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 
-from .errors import ClientId, InvalidSession
+from .ckks import PublicKey
+from .encryption_parameters import SCHEMES, EncryptionParameters, choose_encryption
+from .errors import CiphertextRefused, ClientId, InvalidSession
+from .forms import Form
 from .keys import KEY_BYTES, Label, digest
-from .tensors import CHUNK_VALUES, MAX_INTEGER_BITS, Sum, Tensor, has_headroom, require, require_text
+from .tensors import CHUNK_VALUES, MAX_INTEGER_BITS, RING_BITS, Chunk, Sum, Tensor, has_headroom, require, require_text
 from .wire import Malformed, Reader, Writer
 
 FORMAT = "collabsecure session"
@@ -40,14 +43,16 @@ class Session:
     degree: int  # neighbours of a client: n − 1 is the complete graph, else even and in [2, n − 1)
     sums: tuple[Sum, ...]
     parameters: tuple[tuple[str, str], ...] = ()
-    encryption: str = "none"
+    encryption: str = "none"  # or ckks or bfv: masked integers travel encrypted for the key holder
+    key_holder: bytes = b""  # its Ed25519 public key, where there is encryption
+    encryption_key: bytes = field(default=b"", repr=False)  # what clients encrypt with, `ckks.PublicKey`, likewise
 
     def __post_init__(self) -> None:
         n = len(self.roster)
         require(16 <= len(self.session_id) <= 64, f"a session id has 16 to 64 bytes, found {len(self.session_id)}")
         require_text(self.task, "a task", longest=1000)
         require(2 <= n <= MAX_CLIENTS, f"2 to {MAX_CLIENTS} clients, found {n}")
-        keys = (*self.roster, self.server_key)
+        keys = (*self.roster, self.server_key, *([self.key_holder] if self.is_encrypted else []))
         require(all(len(key) == KEY_BYTES for key in keys), f"identity keys have {KEY_BYTES} bytes")
         require(len(set(keys)) == len(keys), "two parties have the same identity key")
         complete = self.degree == n - 1
@@ -66,7 +71,7 @@ class Session:
             require_text(text, "a parameter's name or value", longest=MAX_TEXT)
         ascending = all(left[0] < right[0] for left, right in pairwise(self.parameters))
         require(ascending, "parameters must be in ascending order, each name once")
-        require(self.encryption == "none", f"encryption {self.encryption!r} is unknown; 'none' is known")
+        self._check_encryption()
         for spec in self.sums:
             for tensor in spec.tensors:
                 require(
@@ -74,6 +79,45 @@ class Session:
                     f"tensor {tensor.name!r} of sum {spec.name!r} has no headroom: {n} clients × {tensor.limit} "
                     f"must stay below 2^{tensor.bits - 1} and each below 2^{MAX_INTEGER_BITS}",
                 )
+
+    def _check_encryption(self) -> None:
+        known = ("none", *SCHEMES)
+        require(self.encryption in known, f"encryption {self.encryption!r} is unknown; {', '.join(known)} are known")
+        if not self.is_encrypted:
+            require(not self.key_holder and not self.encryption_key, "a key holder without encryption")
+            tensors = (tensor for spec in self.sums for tensor in spec.tensors)
+            odd = sorted({tensor.bits for tensor in tensors} - set(RING_BITS))
+            require(not odd, f"{odd} bits are no whole bytes; only encrypted sessions take them")
+            return
+        try:
+            scheme = PublicKey.decode(self.encryption_key).scheme
+        except CiphertextRefused as error:
+            raise InvalidSession(f"V30: {error}") from error
+        require(scheme == self.encryption, f"an encryption key for {scheme} in a session with {self.encryption}")
+        _ = self._forms  # raises where some sum would not be exact
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether masked integers travel encrypted for a key holder."""
+        return self.encryption != "none"
+
+    @cached_property
+    def _forms(self) -> dict[int, Form]:
+        """By ring bits."""
+        sizes = {tensor.bits for spec in self.sums for tensor in spec.tensors}
+        return {bits: Form(bits=bits, encryption=self._packing(bits)) for bits in sizes}
+
+    def _packing(self, bits: int) -> EncryptionParameters | None:
+        schemes = [scheme for scheme in SCHEMES if scheme == self.encryption]
+        return choose_encryption(schemes[0], num_clients=self.num_clients, bits=bits) if schemes else None
+
+    def form(self, tensor: Tensor) -> Form:
+        """How a tensor's masked integers travel."""
+        return self._forms[tensor.bits]
+
+    def chunk_bytes(self, spec: Sum, chunk: Chunk) -> int:
+        """Length of a chunk's values on the wire."""
+        return self.form(spec.tensors[chunk.tensor]).payload_bytes(chunk.length)
 
     @property
     def num_clients(self) -> int:
@@ -107,15 +151,17 @@ class Session:
 
     @cached_property
     def max_chunk_bytes(self) -> int:
-        """Packed values of the longest MaskedInput message, in bytes."""
+        """Values of the longest MaskedInput message, in bytes on the wire."""
         tensors = (tensor for spec in self.sums for tensor in spec.tensors)
-        return max(min(tensor.num_values, CHUNK_VALUES) * tensor.bits // 8 for tensor in tensors)
+        return max(self.form(tensor).payload_bytes(min(tensor.num_values, CHUNK_VALUES)) for tensor in tensors)
 
     def encode(self) -> bytes:
         """The canonical encoding."""
         out = Writer().text(FORMAT).u8(VERSION).blob(self.session_id).text(self.task)
         out.u16(len(self.roster)).raw(b"".join(self.roster)).raw(self.server_key)
         out.u16(self.threshold).u16(self.min_survivors).u16(self.degree).text(self.encryption)
+        if self.is_encrypted:
+            out.raw(self.key_holder).blob(self.encryption_key)
         out.u16(len(self.parameters))
         for name, value in self.parameters:
             out.text(name).text(value)
@@ -144,6 +190,7 @@ class Session:
         roster = tuple(data.raw(KEY_BYTES) for _ in range(data.u16()))
         server_key = data.raw(KEY_BYTES)
         threshold, min_survivors, degree, encryption = data.u16(), data.u16(), data.u16(), data.text()
+        key_holder, encryption_key = (b"", b"") if encryption == "none" else (data.raw(KEY_BYTES), data.blob())
         parameters = tuple((data.text(), data.text()) for _ in range(data.u16()))
         sums = tuple(
             Sum(name=data.text(), tensors=tuple(Tensor.read(data) for _ in range(data.u16())))
@@ -161,6 +208,8 @@ class Session:
             sums=sums,
             parameters=parameters,
             encryption=encryption,
+            key_holder=key_holder,
+            encryption_key=encryption_key,
         )
 
     def to_json(self) -> str:
@@ -172,6 +221,7 @@ class Session:
             "clients": [key.hex() for key in self.roster],
             "server": self.server_key.hex(),
             **{name: getattr(self, name) for name in ("threshold", "min_survivors", "degree", "encryption")},
+            **({"key holder": self.key_holder.hex()} if self.is_encrypted else {}),
             "parameters": dict(self.parameters),
             "sums": {
                 spec.name: {tensor.name: f"{tensor.shape} in {tensor.bits} bits" for tensor in spec.tensors}

@@ -9,6 +9,7 @@ from .wire import Reader, Writer
 
 CHUNK_VALUES = 1 << 17  # values in one MaskedInput message: 768 KiB at 48 bits
 RING_BITS = (32, 40, 48, 64)
+ENCRYPTED_BITS = (34, 38)  # besides, where values travel encrypted: they are no whole bytes
 MAX_TENSORS = 256  # in one sum
 MAX_VALUES = 1 << 40  # in one tensor, on the wire
 MAX_INTEGER_BITS = 61  # |encoded value| < 2^61, so that float64 → int64 never saturates
@@ -43,7 +44,7 @@ class Tensor:
     shape: tuple[int, ...]
     bound: float  # (0, ∞): |x · 2^(row + column exponent)| of every entry of every client
     fraction_bits: int  # [-960, 960], plus a row exponent too: the step is 2^-fraction_bits, in equilibrated units
-    bits: int = 48  # ring size on the wire, one of RING_BITS
+    bits: int = 48  # ring size on the wire, one of RING_BITS or ENCRYPTED_BITS
     symmetric: bool = False
     row_exponents: tuple[int, ...] = ()  # empty: all zero
     column_exponents: tuple[int, ...] = ()
@@ -53,7 +54,8 @@ class Tensor:
         require_text(self.name, "a tensor's name", shortest=1, longest=200)
         require(0 < len(self.shape) <= 8, f"{what} has 1 to 8 axes, found {len(self.shape)}")
         require(all(0 < side < 2**32 for side in self.shape), f"{what} has an empty or huge axis in {self.shape}")
-        require(self.bits in RING_BITS, f"{what} travels in one of {RING_BITS} bits, found {self.bits}")
+        known = (*RING_BITS, *ENCRYPTED_BITS)
+        require(self.bits in known, f"{what} travels in one of {known} bits, found {self.bits}")
         require(
             math.isfinite(self.bound) and self.bound > 0, f"{what} needs a finite positive bound, found {self.bound}"
         )

@@ -145,8 +145,11 @@ class Network:
             }  # fmt: skip
         self.to_clients(self.server.start_sum(link=NO_LINK))
         if self.server.state in (ServerState.READY, ServerState.FINISHED):
-            tensors = self.session.sums[index].tensors
-            self.totals.append({spec.name: self.server.total(spec.name).tolist() for spec in tensors})
+            self.totals.append(self.read(index))
+
+    def read(self, index: int) -> dict[str, list[int]]:
+        """The finished sum."""
+        return {spec.name: self.server.total(spec.name).tolist() for spec in self.session.sums[index].tensors}
 
     def _drop(self, index: int) -> None:
         self.silent |= set(self.drops.get((self.server.state, index), ()))

@@ -83,7 +83,7 @@ def variants():
 
 
 def test_the_variants_cover_every_field():
-    assert set(CHANGES) | {"encryption"} == {field.name for field in fields(Session)}
+    assert set(CHANGES) | {"encryption", "key_holder", "encryption_key"} == {field.name for field in fields(Session)}
     assert set(TENSOR_CHANGES) == {field.name for field in fields(Tensor)}
 
 
