@@ -14,6 +14,7 @@ QUICK: dict[str, list[str]] = {
     "server": ["--quick"],
     "flower": ["--quick"],
     "clients": ["--quick"],
+    "encryption": ["--quick"],
     "merge": ["--d-in", "1024", "--d-out", "256", "--repeats", "2"],
     "values": ["--threads", "2", "--together", "8", "--alone", "1"],
 }
