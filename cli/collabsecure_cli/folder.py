@@ -124,7 +124,8 @@ class Records:
         head = data[start : start + _HEAD_BYTES]
         length = int.from_bytes(head[:_LENGTH_BYTES], "big")
         body = data[start + _HEAD_BYTES : start + _HEAD_BYTES + length]
-        return body if len(head) == _HEAD_BYTES and _check(body) == head[_LENGTH_BYTES:] else None
+        whole = len(head) == _HEAD_BYTES and len(body) == length
+        return body if whole and _check(body) == head[_LENGTH_BYTES:] else None
 
     def append(self, record: bytes) -> None:
         """Write one record and wait until the disk has it.
