@@ -1,7 +1,7 @@
 """Encrypted sums beside the masked path and NVFlare's default CKKS: bytes, time and memory per value.
 
-`python -m benchmarks.encryption` takes some seconds. All is CPU time on one core, in turns in one run. NVFlare itself is
-not run: its filters call TenSEAL as here (N = 8192, primes of 60, 40 and 40 bits, scale 2^40, 4096 floats a ciphertext).
+`python -m benchmarks.encryption` takes some seconds. All is CPU time on one core, in turns in one run. NVFlare itself
+is not run: its filters call TenSEAL as here (N = 8192, primes of 60, 40 and 40 bits, scale 2^40, 4096 floats each).
 """
 
 import argparse
