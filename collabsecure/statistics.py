@@ -241,7 +241,7 @@ def _checked_total(path: Path, total: np.ndarray) -> Float64[np.ndarray, "d_in d
     shape = f"mom2.mom2 of shape {total.shape} and type {total.dtype}"
     if total.ndim != 2 or total.shape[0] != total.shape[1] or not total.size or total.dtype.kind != "f":
         raise _malformed(path, shape, expected="a square matrix of floating-point numbers")
-    matrix = total.astype(np.float64)
+    matrix = total.astype(np.float64, copy=False)
     diagonal = matrix.diagonal()
     if not (diagonal >= 0).all():  # a NaN is not ≥ 0 either
         raise _malformed(path, "mom2.mom2 with a negative or undefined diagonal", expected="a sum of k kᵀ")
