@@ -14,6 +14,7 @@ from collabsecure.edits import EditRequest
 from collabsecure.errors import BadFile, CollabsecureError
 from collabsecure_cli.folder import StateFolder
 from collabsecure_protocols import Ledger
+from collabsecure_protocols.wire import Malformed
 
 _NAME = "ledger.json"
 _FORMAT = "collabsecure ledger 1"
@@ -120,7 +121,7 @@ def _parse(folder: StateFolder, written: bytes) -> Content:
                 for transcript, opened in found["sessions"].items()
             },
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, Malformed) as error:
         raise BadFile(
             folder.path / _NAME,
             found="a damaged ledger",

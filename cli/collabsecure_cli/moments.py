@@ -42,10 +42,8 @@ class SessionMoments(Mapping[int, np.ndarray]):
             BadFile: as `check`.
         """
         expected = self._agreement.second_moments[layer]
-        if layer in self._paths:
-            return self._load(self._paths[layer])
         found = []
-        for path in self._candidates(layer):
+        for path in [self._paths[layer]] if layer in self._paths else self._candidates(layer):
             matrix = self._load(path)
             digest = second_moment_digest(matrix)
             if digest == expected:

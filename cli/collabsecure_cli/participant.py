@@ -298,18 +298,20 @@ class Participant:
         """What the aggregator says of a sum, and the digest of each layer's Δ under the server's signature."""
         for left in reversed(range(_TRIES)):
             try:
-                answer, digests = self._result(index), {}
-                for layer in self.results.layers_of(index):
-                    digests[layer], signature = signed_digest(layer, answer)
-                    if not is_signed(self._session, layer, digests[layer], signature):
-                        text = f"the update of layer {layer} is not signed by the server"
-                        raise RemoteProtocolError(text, check="RESULT")
+                answer = self._result(index)
+                digests = {layer: self._digest(layer, answer) for layer in self.results.layers_of(index)}
             except (Refused, RemoteProtocolError):  # its bytes may have arrived damaged
                 if not left:
                     raise
             else:
                 return answer, digests
         raise AssertionError("tries end by returning or raising")
+
+    def _digest(self, layer: int, answer: Mapping[str, object]) -> bytes:
+        digest, signature = signed_digest(layer, answer)
+        if not is_signed(self._session, layer, digest, signature):
+            raise RemoteProtocolError(f"the update of layer {layer} is not signed by the server", check="RESULT")
+        return digest
 
     def _delta(self, layer: int, digest: bytes) -> Float64[np.ndarray, "d_out d_in"]:
         shape = self.results.shape(layer)

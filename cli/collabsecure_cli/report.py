@@ -102,7 +102,7 @@ def refuse_foreign(out: Path, session: Session, *, force: bool) -> bool:
         found = json.loads((out / REPORT_JSON).read_bytes())
         if isinstance(found, dict) and found.get("session") == session.transcript.hex():
             return True
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         pass
     if not force:
         refuse_existing(out)
@@ -151,4 +151,5 @@ def norms(results: Results) -> dict[int, float]:
 
 
 def _absent(names: Sequence[str], survivors: Sequence[int]) -> str:
-    return ", ".join(name for number, name in enumerate(names, 1) if number not in survivors) or "–"
+    absent = ", ".join(name for number, name in enumerate(names, 1) if number not in survivors)
+    return absent.replace("|", "\\|") or "–"  # a name is no column

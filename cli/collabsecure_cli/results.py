@@ -25,17 +25,29 @@ LoadSecondMoment = Callable[[int], Float64[np.ndarray, "d_in d_in"]]  # a layer'
 
 
 class Results:
-    """What a state folder holds of a session's updates."""
+    """What a state folder holds of a session's updates.
+
+    Raises:
+        BadFile: it is damaged.
+    """
 
     def __init__(self, session: Session, agreement: Agreement, folder: StateFolder) -> None:
         self.session, self.agreement, self._folder = session, agreement, folder
         self.digests: dict[int, bytes] = {}  # layer → digest of its Δ
         self.survivors: dict[int, tuple[int, ...]] = {}  # layer → whose edits are in it
+        self.signatures: dict[int, bytes] = {}  # layer → the key holder's under the digest, in an encrypted session
         self._links = [FIRST_LINK]  # what each sum follows, as far as it is known
         for index in range(len(session.sums)):
             if (written := folder.read(f"sum-{index}.json")) is None:
                 break
-            self._remember(index, json.loads(written))
+            try:
+                self._remember(index, json.loads(written))
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                raise BadFile(
+                    folder.path / f"sum-{index}.json",
+                    found=f"something else than digests and survivors ({type(error).__name__})",
+                    expected="what was written",
+                ) from error
 
     def has(self, sum_index: int) -> bool:
         """Whether a sum's updates are all here."""
@@ -83,7 +95,11 @@ class Results:
         return d_out, d_in
 
     def keep(
-        self, sum_index: int, deltas: Mapping[int, Float64[np.ndarray, "d_out _"]], survivors: tuple[int, ...]
+        self,
+        sum_index: int,
+        deltas: Mapping[int, Float64[np.ndarray, "d_out _"]],
+        survivors: tuple[int, ...],
+        signatures: Mapping[int, bytes] | None = None,
     ) -> None:
         """Write down a sum's updates.
 
@@ -93,19 +109,24 @@ class Results:
         for layer, delta in deltas.items():
             self._folder.write(self.path(layer).name, [np.ascontiguousarray(delta, "<f8").data.cast("B")])
         digests = {str(layer): delta_digest(layer, delta).hex() for layer, delta in deltas.items()}
-        written = {"digests": digests, "survivors": list(survivors)}
+        signed = {str(layer): signature.hex() for layer, signature in (signatures or {}).items()}
+        written = {"digests": digests, "survivors": list(survivors), "signatures": signed}
         self._folder.write(f"sum-{sum_index}.json", [json.dumps(written).encode()])
         self._remember(sum_index, written)
 
     def _remember(self, sum_index: int, written: Mapping[str, object]) -> None:
         digests, survivors = written["digests"], written["survivors"]
         if not isinstance(digests, dict) or not isinstance(survivors, list):
-            raise BadFile(self._folder.path / f"sum-{sum_index}.json", found="something else", expected="digests")
+            raise TypeError("no digests")
         layers = self.layers_of(sum_index)
-        for layer in layers:
-            self.digests[layer] = bytes.fromhex(digests[str(layer)])
-            self.survivors[layer] = tuple(survivors)
-        self._links.append(next_link(self.link, (self.digests[layer] for layer in layers)))
+        found = {layer: bytes.fromhex(digests[str(layer)]) for layer in layers}
+        self.digests.update(found)
+        self.survivors.update(dict.fromkeys(layers, tuple(survivors)))
+        signatures = written["signatures"]
+        if not isinstance(signatures, dict):
+            raise TypeError("no signatures")
+        self.signatures.update({int(layer): bytes.fromhex(signature) for layer, signature in signatures.items()})
+        self._links.append(next_link(self.link, found.values()))
 
 
 def merge_sum(
@@ -124,10 +145,11 @@ def merge_sum(
 
 
 def sign_result(session: Session, identity: Identity, layer: int, digest: bytes) -> bytes:
-    """The server's signature under a layer's Δ, by which a client knows it wherever it comes from."""
+    """The server's, or the key holder's, signature under a layer's Δ: a client knows it wherever it comes from."""
     return identity.sign(context(Label.RESULT, session.transcript, layer, digest))
 
 
 def is_signed(session: Session, layer: int, digest: bytes, signature: bytes) -> bool:
-    """Whether the session's server has signed this digest of a layer's Δ."""
-    return verify(session.server_key, signature, context(Label.RESULT, session.transcript, layer, digest))
+    """Whether whoever makes the session's updates has signed this digest of a layer's Δ."""
+    signer = session.key_holder if session.is_encrypted else session.server_key
+    return verify(signer, signature, context(Label.RESULT, session.transcript, layer, digest))
