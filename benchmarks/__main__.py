@@ -16,6 +16,7 @@ QUICK: dict[str, list[str]] = {
     "clients": ["--quick"],
     "encryption": ["--quick"],
     "merge": ["--d-in", "1024", "--d-out", "256", "--repeats", "2"],
+    "session": ["--quick"],
     "values": ["--threads", "2", "--together", "8", "--alone", "1"],
 }
 

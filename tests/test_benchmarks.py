@@ -1,10 +1,14 @@
 """The benchmarks still run, and their tables say what they mean. Times are for `make bench`, not for tests."""
 
+from pathlib import Path
+
 import pytest
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import clients, server
+from benchmarks import clients, server, session
 from benchmarks.report import Figure, least, machine, peak_bytes, resident_bytes, show
+from benchmarks.session_run import run
+from benchmarks.session_world import Shape
 
 
 @pytest.mark.parametrize(
@@ -43,6 +47,17 @@ def test_the_server_keeps_nothing_of_an_upload_whatever_the_number_of_clients(ca
 def test_a_session_with_dropouts_is_played_and_measured(capsys):
     assert clients.main(["--clients", "7"]) == 0
     assert "set-up, server, per client" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="watches processes by Linux's /proc")
+def test_a_session_of_processes_is_right_and_every_figure_of_it_is_there(capsys):
+    course = run(Shape(d_in=96, d_out=24, layers=2, clients=3, flow="layer-synchronous", edits=20))
+    assert course.distance < session.DISTANCE_BAR
+    assert all(client.sent > client.bodies for client in course.clients)
+    session.present(course)  # its bars are for other sizes
+    printed = capsys.readouterr().out
+    assert "2 sums" in printed
+    assert "nan" not in printed
 
 
 def test_an_unknown_benchmark_is_refused(capsys):
