@@ -55,9 +55,11 @@ class Agreement:
     max_edits: int  # of any one client, ≥ 1
     client_names: tuple[str, ...]  # client i is client_names[i − 1]
     server_name: str
+    key_holder_name: str | None = None  # of an encrypted session
 
     def __post_init__(self) -> None:
-        for what, text in (("model", self.model), ("revision", self.revision), ("server_name", self.server_name)):
+        names = {"model": self.model, "revision": self.revision, "server_name": self.server_name}
+        for what, text in {**names, "key_holder_name": self.key_holder_name}.items():
             _require(text is None or is_name(text), what, repr(text), "printable text")
         digests = {"weights": self.weights_digest} | {_MOMENT(layer): d for layer, d in self.second_moments.items()}
         for what, digest in digests.items():
@@ -72,8 +74,12 @@ class Agreement:
         _groups(self.templates)
         for name in self.client_names:
             _require(is_name(name), "client_names", repr(name), "printable text")
-        twice = [name for name, count in Counter((*self.client_names, self.server_name)).items() if count > 1]
+        twice = [name for name, count in Counter(self._names()).items() if count > 1]
         _require(not twice, "names", f"{twice[:1]} twice", "one name for each party")
+
+    def _names(self) -> tuple[str, ...]:
+        holder = () if self.key_holder_name is None else (self.key_holder_name,)
+        return (*self.client_names, self.server_name, *holder)
 
     @property
     def contexts(self) -> tuple[tuple[str, ...], ...]:
@@ -97,7 +103,8 @@ class Agreement:
             "server_name": self.server_name,
             **{_MOMENT(layer): digest for layer, digest in sorted(self.second_moments.items())},
         }
-        return found if self.revision is None else found | {"revision": self.revision}
+        optional = {"revision": self.revision, "key_holder_name": self.key_holder_name}
+        return found | {name: text for name, text in optional.items() if text is not None}
 
     @classmethod
     def of(cls, session: Session) -> "Agreement":
@@ -113,6 +120,8 @@ class Agreement:
             _require(found[name] == value, f"parameter {name!r}", repr(found[name][:80]), repr(value[:80]))
         names = len(agreement.client_names)
         _require(names == session.num_clients, "client_names", str(names), f"{session.num_clients}, as on the roster")
+        named = agreement.key_holder_name is not None
+        _require(named == session.is_encrypted, "key_holder_name", str(named), "a name where there is encryption")
         _check_sums(agreement, session.sums)
         return agreement
 
@@ -130,7 +139,7 @@ class Agreement:
             hyperparameters = _hyperparameters(settings)
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError, BadRequest) as error:
             raise BadSession(f"The session's parameters cannot be read: {type(error).__name__}: {error}") from error
-        unknown = found.keys() - _PLAIN - {"revision"} - {_MOMENT(layer) for layer in layers}
+        unknown = found.keys() - _PLAIN - {"revision", "key_holder_name"} - {_MOMENT(layer) for layer in layers}
         listed = ", ".join(map(repr, sorted(unknown)))
         _require(not unknown, "parameters", listed, "those of an editing session alone; is this collabsecure too old?")
         are_texts = isinstance(names, list) and all(isinstance(name, str) for name in names)
@@ -148,6 +157,7 @@ class Agreement:
             max_edits=max_edits,
             client_names=tuple(names),
             server_name=found["server_name"],
+            key_holder_name=found.get("key_holder_name"),
         )
 
 

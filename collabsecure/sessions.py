@@ -6,13 +6,38 @@ only buys bits; a client whose statistics leave it is refused by its own encoder
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float64
 
 from collabsecure.merge import equilibration
-from collabsecure_protocols import Session, Sum, Tensor, best_fraction_bits, choose, survivor_floor
+from collabsecure_protocols import InvalidSession, Session, Sum, Tensor, best_fraction_bits, choose, survivor_floor
+from collabsecure_protocols.encryption_parameters import Scheme, choose_encryption
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encryption:
+    """For whom masked input is encrypted, and under which key."""
+
+    scheme: Scheme
+    holder: bytes  # the key holder's Ed25519 public key
+    key: bytes = field(repr=False)  # `collabsecure_protocols.ckks.PublicKey`, encoded
+
+
+def best_bits(scheme: Scheme, num_clients: int) -> int:
+    """The widest ring whose integers take one slot each; 48 where none does, in as many limbs as that takes.
+
+    >>> best_bits("bfv", 5), best_bits("ckks", 30), best_bits("ckks", 60)
+    (48, 38, 34)
+    """
+    for bits in (48, 38, 34):
+        try:
+            if choose_encryption(scheme, num_clients=num_clients, bits=bits).limbs == 1:
+                return bits
+        except InvalidSession:
+            continue
+    return 48
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +123,7 @@ def editing_session(
     one_shot: bool = False,
     bits: int = 48,
     parameters: Mapping[str, str] | None = None,
+    encryption: Encryption | None = None,
 ) -> Session:
     """The descriptor of a collaborative edit of `second_moments`' layers: one sum a layer, or one for all (one-shot).
 
@@ -127,4 +153,7 @@ def editing_session(
         degree=graph.degree,
         sums=tuple(sums),
         parameters=tuple(sorted((parameters or {}).items())),
+        encryption="none" if encryption is None else encryption.scheme,
+        key_holder=b"" if encryption is None else encryption.holder,
+        encryption_key=b"" if encryption is None else encryption.key,
     )

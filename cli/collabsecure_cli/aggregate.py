@@ -145,7 +145,7 @@ def aggregate(
     with StateFolder.opened(state or out.with_name(f"{out.name}.state")) as folder:
         results = Results(session, agreement, folder.folder("results"))
         engine = Aggregator(session, identity, folder, results)
-        if not results.are_complete:
+        if not results.are_complete and not session.is_encrypted:
             moments.check(say)
         if engine.resumed:
             say(f"Going on from {folder.path}, in {engine.state}")

@@ -13,7 +13,8 @@ from collabsecure.errors import BadFile, NotPositiveDefinite
 from collabsecure_cli.folder import StateFolder
 from collabsecure_cli.journal import Journal, Kind, Memory, Step
 from collabsecure_cli.results import LoadSecondMoment, Results, merge_sum
-from collabsecure_cli.uploads import StagedUpload, boundaries
+from collabsecure_cli.updates import ReceivedUpdates, SignedDigests
+from collabsecure_cli.uploads import StagedUpload, WrongOffset, boundaries
 from collabsecure_protocols import (
     Aborted,
     Identity,
@@ -27,14 +28,6 @@ from collabsecure_protocols.errors import ClientId
 from collabsecure_protocols.events import ServerEvent
 
 _FOLDED_BYTES = 1 << 30  # of uploads that are in the sum and still on the disk, before a snapshot lets them go
-
-
-class WrongOffset(Exception):
-    """An upload goes on at another byte."""
-
-    def __init__(self, offset: int) -> None:
-        super().__init__(f"the upload goes on at byte {offset}")
-        self.offset = offset
 
 
 class TooLate(Exception):
@@ -58,6 +51,7 @@ class Aggregator:
         self._bounds: tuple[int, ...] = ()  # of the running sum's chunks
         self._staged: dict[int, StagedUpload] = {}  # of the running sum, not in the snapshot yet
         self._folded_bytes = 0
+        self.updates = ReceivedUpdates(results, folder)  # the key holder's, where there is one
         try:
             self._go_on()
         except BaseException:
@@ -162,7 +156,7 @@ class Aggregator:
         self._staged[client] = staged
         if staged.is_complete:
             self._do(Step(kind=Kind.UPLOADED, client=client))
-        return self.uploaded_bytes(client)
+        return offset + len(chunk)
 
     # What this side does
 
@@ -186,6 +180,25 @@ class Aggregator:
             self.results.keep(self.sum_index, deltas, self._server.survivors)
         except NotPositiveDefinite as error:
             self.fail(f"{self.session.sums[self.sum_index].name} cannot be merged: {error}")
+
+    # What the key holder of an encrypted session does
+
+    def encrypted_sum(self) -> bytes:
+        """The EncryptedSum of the sum that is finished."""
+        return self._server.encrypted_sum()
+
+    def encrypted_chunk(self, index: int) -> bytes:
+        """One chunk of its ciphertexts."""
+        return bytes(self._server.encrypted_chunk(index))
+
+    def take_results(self, sum_index: int, signed: SignedDigests) -> None:
+        """Take over the updates of a sum that the key holder has made, uploaded and signed.
+
+        Raises:
+            RemoteProtocolError: an update is not all here, not the one of that digest, or not signed by the key holder.
+            BadFile: as `receive`.
+        """
+        self.updates.take(sum_index, signed, self._server.survivors)
 
     def fail(self, reason: str) -> None:
         """End the session without a result."""

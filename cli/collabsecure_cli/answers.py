@@ -44,6 +44,10 @@ class NoAnswer(CollabsecureError):
     """The aggregator did not answer for as long as we were told to wait."""
 
 
+class NoResultForUs(CollabsecureError):
+    """The session ended without a result, or goes on without this party."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """What the aggregator said, read whole."""

@@ -13,8 +13,7 @@ too long, 503 the disk failed here.
 """
 
 import functools
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
@@ -23,24 +22,26 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from collabsecure.errors import CollabsecureError
-from collabsecure_cli.aggregator import TooLate, WrongOffset
+from collabsecure_cli.aggregator import TooLate
 from collabsecure_cli.authorization import is_authentic
+from collabsecure_cli.key_holder_api import KeyHolderApi
 from collabsecure_cli.metrics import Metrics
+from collabsecure_cli.requests import BINARY, Handler, TooLong, as_json, number_in, problem, whole_body
 from collabsecure_cli.results import sign_result
 from collabsecure_cli.service import Service
 from collabsecure_cli.status import Status, page
-from collabsecure_cli.uploads import OFFSET_HEADER
+from collabsecure_cli.uploads import OFFSET_HEADER, WrongOffset
 from collabsecure_protocols import Identity, RemoteProtocolError
 from collabsecure_protocols.envelope import HEADER_BYTES, MessageType, max_body
 from collabsecure_protocols.keys import SIGNATURE_BYTES
 
+_FROM_CLIENTS = (
+    MessageType.ADVERTISE_KEYS,
+    MessageType.SHARE_KEYS,
+    MessageType.CONSISTENCY_CHECK,
+    MessageType.UNMASK,
+)
 POLL_SECONDS = 25.0  # below the 30 to 60 after which proxies give up on a silent request
-BINARY = "application/octet-stream"
-
-_MOST_DIGITS = 15
-_BODY_UNREAD = (401, 404, 413)
-
-_Handler = Callable[[Request, int], Awaitable[Response]]
 
 
 class Api:
@@ -59,12 +60,13 @@ class Api:
         self._poll_seconds = poll_seconds
         session = service.session
         around = HEADER_BYTES + SIGNATURE_BYTES
-        kinds = set(MessageType) - {MessageType.MASKED_INPUT}
-        self._longest_message = around + max(max_body(session, kind) for kind in kinds)
+        self._longest_message = around + max(max_body(session, kind) for kind in _FROM_CLIENTS)
         self._longest_chunk = around + max_body(session, MessageType.MASKED_INPUT)
         base = "/v1/{transcript}/clients/{client}"
+        holder = KeyHolderApi(service, self._waiting).routes(base, functools.partial(self._signed, by_key_holder=True))
         routes = Starlette(
             routes=[
+                *(holder if session.is_encrypted else ()),
                 Route(f"{base}/messages", self._signed(self._post_message), methods=["POST"]),
                 Route(f"{base}/messages/{{number}}", self._signed(self._get_message), methods=["GET"]),
                 Route(f"{base}/sums/{{number}}", self._signed(self._get_offset), methods=["HEAD"]),
@@ -79,41 +81,46 @@ class Api:
         )
         self.app = _measured(routes, metrics, service.clock)
 
-    def _signed(self, handler: _Handler) -> Callable[[Request], Awaitable[Response]]:
-        """Let only a client through that has signed the request."""
+    def _signed(self, handler: Handler, *, by_key_holder: bool = False) -> Callable[[Request], Awaitable[Response]]:
+        """Let only a client, or the key holder, through that has signed the request."""
 
         @functools.wraps(handler)
         async def guarded(request: Request) -> Response:
             session = self._service.session
-            client, offset = _number(request.path_params["client"]), _number(request.headers.get(OFFSET_HEADER, "0"))
+            client, offset = (
+                number_in(request.path_params["client"]),
+                number_in(request.headers.get(OFFSET_HEADER, "0")),
+            )
             if request.path_params["transcript"] != session.transcript.hex():
-                return _problem(404, f"this aggregator runs session {session.transcript.hex()[:16]}… alone")
+                return problem(404, f"this aggregator runs session {session.transcript.hex()[:16]}… alone")
             target = request.scope["path"].split("/", 5)[-1]
             header = request.headers.get("Authorization", "")
             if client is None or offset is None or len(target) > 100:
-                return _problem(400, "a number in the request is none")
-            if not is_authentic(session, client, header, request.method, target, offset):
-                return _problem(401, "the request is not signed by a client of this session")
+                return problem(400, "a number in the request is none")
+            right_party = (client > session.num_clients) is by_key_holder
+            if not right_party or not is_authentic(session, client, header, request.method, target, offset):
+                who = "the key holder" if by_key_holder else "a client"
+                return problem(401, f"the request is not signed by {who} of this session")
             self._service.seen[client] = self._service.clock()
             try:
                 return await handler(request, client)
             except RemoteProtocolError as error:
                 self._metrics.refused(error.check)
                 late = error.check in ("V04", "V08")
-                return _problem(409 if late else 400, str(error), check=error.check)
+                return problem(409 if late else 400, str(error), check=error.check)
             except TooLate as error:
-                return _problem(410, str(error))
-            except _TooLong as error:
-                return _problem(413, str(error))
+                return problem(410, str(error))
+            except TooLong as error:
+                return problem(413, str(error))
             except ClientDisconnect:
                 return Response(status_code=400)
             except CollabsecureError as error:
-                return _problem(503, f"the aggregator had to stop: {type(error).__name__}")
+                return problem(503, f"the aggregator had to stop: {type(error).__name__}")
 
         return guarded
 
     async def _post_message(self, request: Request, client: int) -> Response:
-        payload = await _body(request, self._longest_message)
+        payload = await whole_body(request, self._longest_message)
         self._service.bytes_of[client] += len(payload)
         if self._service.picture.is_over or (client in self._service.picture.out):
             raise TooLate("the session is over for this client")
@@ -121,45 +128,45 @@ class Api:
         return Response(status_code=204)
 
     async def _get_message(self, request: Request, client: int) -> Response:
-        number = _number(request.path_params["number"])
+        number = number_in(request.path_params["number"])
         if number is None:
-            return _problem(400, "a message has a number")
+            return problem(400, "a message has a number")
         service = self._service
         async for _ in self._waiting():
             if (message := service.message(client, number)) is not None:
                 return Response(message, media_type=BINARY)
             if service.picture.is_over:
                 service.note_end(client, number)
-                return _problem(410, service.picture.failure or "the session has finished; there are no more messages")
+                return problem(410, service.picture.failure or "the session has finished; there are no more messages")
             if client in service.picture.out:
                 service.note_told(client)
                 raise TooLate("the set-up ended without this client; it takes part in no sum of this session")
         return Response(status_code=204)
 
     async def _get_offset(self, request: Request, client: int) -> Response:
-        number = _number(request.path_params["number"])
+        number = number_in(request.path_params["number"])
         if number is None:
-            return _problem(400, "a sum has a number")
+            return problem(400, "a sum has a number")
         offset = await self._service.call(self._service.aggregator.offset, client, number)
         return Response(status_code=204, headers={OFFSET_HEADER: str(offset)})
 
     async def _patch_upload(self, request: Request, client: int) -> Response:
-        number, offset = _number(request.path_params["number"]), _number(request.headers.get(OFFSET_HEADER, ""))
+        number, offset = number_in(request.path_params["number"]), number_in(request.headers.get(OFFSET_HEADER, ""))
         if number is None or offset is None:
-            return _problem(400, f"a sum has a number, and an upload goes on at {OFFSET_HEADER}")
-        chunk = await _body(request, self._longest_chunk)
+            return problem(400, f"a sum has a number, and an upload goes on at {OFFSET_HEADER}")
+        chunk = await whole_body(request, self._longest_chunk)
         self._service.bytes_of[client] += len(chunk)
         try:
             end = await self._service.call(self._service.aggregator.upload, client, number, offset, chunk)
         except WrongOffset as error:
-            return _problem(409, str(error), headers={OFFSET_HEADER: str(error.offset)})
+            return problem(409, str(error), headers={OFFSET_HEADER: str(error.offset)})
         return Response(status_code=204, headers={OFFSET_HEADER: str(end)})
 
     async def _get_result(self, request: Request, client: int) -> Response:
-        number = _number(request.path_params["number"])
+        number = number_in(request.path_params["number"])
         service, results = self._service, self._service.aggregator.results
         if number is None or number >= len(service.session.sums):
-            return _problem(400, "a sum has a number")
+            return problem(400, "a sum has a number")
         async for _ in self._waiting():
             if client in service.picture.out:
                 raise TooLate("the set-up ended without this client; the result is not for it")
@@ -167,21 +174,28 @@ class Api:
                 layers = {
                     str(layer): {
                         "digest": results.digests[layer].hex(),
-                        "signature": sign_result(service.session, self._identity, layer, results.digests[layer]).hex(),
+                        "signature": self._signature(layer).hex(),
                     }
                     for layer in results.layers_of(number)
                 }
-                return _json({"layers": layers, "survivors": results.survivors[results.layers_of(number)[0]]})
+                return as_json({"layers": layers, "survivors": results.survivors[results.layers_of(number)[0]]})
             if service.picture.is_over:
                 raise TooLate(service.picture.failure or "there is no such result")
         return Response(status_code=204)
 
+    def _signature(self, layer: int) -> bytes:
+        """Under a layer's Δ: the key holder's, where there is one, else this server's."""
+        results = self._service.aggregator.results
+        if layer in results.signatures:
+            return results.signatures[layer]
+        return sign_result(self._service.session, self._identity, layer, results.digests[layer])
+
     async def _get_layer(self, request: Request, client: int) -> Response:
-        layer, results = _number(request.path_params["number"]), self._service.aggregator.results
+        layer, results = number_in(request.path_params["number"]), self._service.aggregator.results
         if client in self._service.picture.out:
             raise TooLate("the set-up ended without this client; the result is not for it")
         if layer is None or layer not in results.digests:
-            return _problem(404, "there is no update of that layer")
+            return problem(404, "there is no update of that layer")
         return _LargeFile(results.path(layer), media_type=BINARY)
 
     async def _get_page(self, _: Request) -> Response:
@@ -189,10 +203,10 @@ class Api:
         return HTMLResponse(html, headers=headers)
 
     async def _get_status(self, _: Request) -> Response:
-        return _json(self._describe().to_json())
+        return as_json(self._describe().to_json())
 
     async def _get_health(self, _: Request) -> Response:
-        return _json({"healthy": True}) if self._service.broken is None else _problem(503, "the disk failed")
+        return as_json({"healthy": True}) if self._service.broken is None else problem(503, "the disk failed")
 
     async def _get_metrics(self, _: Request) -> Response:
         body, kind = self._metrics.render(self._describe())
@@ -231,33 +245,3 @@ class _LargeFile(FileResponse):
     """A file read in larger pieces: each goes through a thread, which costs more than to read Starlette's 64 KiB."""
 
     chunk_size = 1 << 18  # bytes
-
-
-class _TooLong(Exception):
-    """A body of more bytes than any that is wanted."""
-
-
-async def _body(request: Request, longest: int) -> bytes:
-    """A request's body, given up as soon as it is too long."""
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > longest:
-            raise _TooLong(f"more than {longest} bytes, the longest in this session")
-    return bytes(body)
-
-
-def _number(text: str) -> int | None:
-    """A whole number, plainly written; None for anything else."""
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS else None
-
-
-def _json(content: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(json.dumps(content), status, headers, media_type="application/json")
-
-
-def _problem(status: int, error: str, *, check: str = "", headers: Mapping[str, str] | None = None) -> Response:
-    # Without this, a refused peer's body would be read to its end for nothing.
-    closing = {"Connection": "close"} if status in _BODY_UNREAD else {}
-    content = {"error": error, "check": check} if check else {"error": error}
-    return _json(content, status=status, headers={**closing, **(headers or {})})

@@ -1,14 +1,10 @@
 """`collabsecure client`: one organisation's part of a session, on its own machine."""
 
 import contextlib
-import ipaddress
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import click
 
@@ -16,9 +12,10 @@ from collabsecure.agreement import Agreement
 from collabsecure.edits import EditRequest, load_requests
 from collabsecure.errors import BadFile
 from collabsecure_cli.config import emit, operator_options
-from collabsecure_cli.durations import Duration
+from collabsecure_cli.encryption_pool import default_workers, encryption_pool
+from collabsecure_cli.endpoints import ServerChoice, server_options
 from collabsecure_cli.folder import StateFolder
-from collabsecure_cli.group import Interrupted, NoResult, Unreachable
+from collabsecure_cli.group import NoResult, Unreachable, interruptible
 from collabsecure_cli.identity import load_identity
 from collabsecure_cli.ledger import EditLedger, edit_digest
 from collabsecure_cli.moments import SessionMoments
@@ -28,9 +25,6 @@ from collabsecure_cli.results import Results
 from collabsecure_cli.session import load_session
 from collabsecure_protocols import Identity, Policy, Session
 
-if TYPE_CHECKING:
-    from collabsecure_cli.connection import Endpoint
-
 _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -38,7 +32,6 @@ _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--session", "session_file", type=_file, required=True, help="The session that all parties agreed on.")
 @click.option("--key", type=_file, required=True, help="This client's key file.")
 @click.option("--edits", type=_file, required=True, help="Edit requests, in any form that collabsecure reads.")
-@click.option("--server", required=True, help="The aggregator's address: https://sum.example.org:8443")
 @click.option("--model", help="Where the session's model is here: directory or name.  [default: as in the session]")
 @click.option("--revision", help="Revision of a model on the hub.  [default: as in the session]")
 @click.option("--device", help="cpu, cuda, cuda:1, mps…  [default: a GPU if there is one]")
@@ -47,10 +40,6 @@ _file = click.Path(exists=True, dir_okay=False, path_type=Path)
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder of `collabsecure second-moment`; for one-shot sessions.  [default: stats/ beside the session file]",
 )
-@click.option("--ca", type=_file, help="Authority of the server's certificate, PEM.  [default: the system's]")
-@click.option("--tls-cert", type=_file, help="This client's certificate, for mutual TLS, PEM.")
-@click.option("--tls-key", type=_file, help="Its private key, PEM.")
-@click.option("--insecure", is_flag=True, help="Plain HTTP; to loopback addresses alone.")
 @click.option("--out", type=click.Path(path_type=Path), default="merged", show_default=True, help="For the result.")
 @click.option("--force", is_flag=True, help="Replace what is at --out.")
 @click.option("--state", type=click.Path(file_okay=False, path_type=Path), help="State.  [default: <key>.state]")
@@ -65,22 +54,23 @@ _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option(
     "--max-change", type=float, default=1.0, show_default=True, help="Largest ‖Δ‖/‖W‖ of an update that is taken over."
 )
-@click.option("--patience", type=Duration(), default=86_400.0, help="To wait for a server that is away.  [24h]")
+@click.option(
+    "--encryption-processes",
+    type=click.IntRange(min=1),
+    help="In an encrypted session.  [default: one for each core but one]",
+)
+@server_options
 @operator_options
 def client(
+    server: ServerChoice,
     *,
     session_file: Path,
     key: Path,
     edits: Path,
-    server: str,
     model: str | None,
     revision: str | None,
     device: str | None,
     second_moment: Path | None,
-    ca: Path | None,
-    tls_cert: Path | None,
-    tls_key: Path | None,
-    insecure: bool,
     out: Path,
     force: bool,
     state: Path | None,
@@ -89,7 +79,7 @@ def client(
     min_survivors: int,
     accept_honest_but_curious: bool,
     max_change: float,
-    patience: float,
+    encryption_processes: int | None,
 ) -> None:
     """Take part in a session: compute, mask, upload, and get the merged update.
 
@@ -101,9 +91,6 @@ def client(
       collabsecure client --session session.json --key alice.key --edits edits.json \\
         --server https://sum.example.org:8443
     """  # noqa: D301 - \b is click's mark for lines that stay as they are
-    _check_url(server, insecure=insecure)
-    if (tls_cert is None) != (tls_key is None):
-        raise click.UsageError("Mutual TLS takes both --tls-cert and --tls-key.")
     session, identity = load_session(session_file), load_identity(key)
     agreement = Agreement.of(session)
     policy = Policy(
@@ -123,14 +110,6 @@ def client(
             expected=f"at most {agreement.max_edits}, which the session was made for",
             remedy="Leave some for a later session, or ask the organiser for a larger --max-edits",
         )
-    from collabsecure_cli.connection import Endpoint  # of the extra [edit]
-
-    endpoint = Endpoint(
-        url=server,
-        ca=ca,
-        certificate=None if tls_cert is None or tls_key is None else (tls_cert, tls_key),
-        insecure=insecure,
-    )
     with StateFolder.opened(state or key.with_suffix(".state")) as folder:
         part = _Part(
             session=session,
@@ -143,7 +122,7 @@ def client(
             force=force,
         )
         part.take(
-            endpoint,
+            server,
             _ModelHere(
                 name=model or agreement.model,
                 revision=revision or (agreement.revision if model is None else None),
@@ -151,7 +130,7 @@ def client(
                 moments=SessionMoments(second_moment or session_file.parent / "stats", agreement),
                 max_change=max_change,
             ),
-            patience,
+            encryption_processes or default_workers(),
         )
 
 
@@ -179,12 +158,11 @@ class _Part:
     out: Path
     force: bool
 
-    def take(self, endpoint: "Endpoint", here: _ModelHere, patience: float) -> None:
+    def take(self, server: ServerChoice, here: _ModelHere, workers: int) -> None:
         """From loading the model to the written result."""
-        from collabsecure_cli.answers import NoAnswer
-        from collabsecure_cli.connection import Connection
+        from collabsecure_cli.answers import NoAnswer, NoResultForUs
         from collabsecure_cli.contribution import LocalEdits, Setting, load_model  # imports torch
-        from collabsecure_cli.participant import NoResultForUs, Participant, Progress
+        from collabsecure_cli.participant import Masking, Participant, Progress
 
         ledger = EditLedger(self.folder)
         ledger.refuse_repeats(
@@ -202,14 +180,13 @@ class _Part:
             say=say,
         )
         inside = self.folder.folder(self.session.transcript.hex()[:32])
-        with _interruptible(self.folder.path), progress_bar("optimise values", len(self.requests)) as advance:
+        with interruptible(self.folder.path), progress_bar("optimise values", len(self.requests)) as advance:
             edits = LocalEdits.prepare(setting, self.requests, self.folder.path / "values", advance)
         started = time.monotonic()
         with (
             upload_bar() as uploaded,
-            contextlib.closing(
-                Connection(endpoint, self.session, self.identity, patience=patience, tell=say)
-            ) as connection,
+            contextlib.closing(server.connect(self.session, self.identity)) as connection,
+            encryption_pool(self.session, workers) as encrypt,
         ):
             participant = Participant(
                 Results(self.session, self.agreement, inside.folder("results")),
@@ -221,11 +198,12 @@ class _Part:
                 policy=self.policy,
                 rng=os.urandom,
                 progress=Progress(say=say, uploaded=uploaded),
+                masking=Masking(encrypt=encrypt, at_once=max(2, workers)),
             )
             if participant.resumed:
                 say(f"Going on from {self.folder.path}, in {participant.state}")
             try:
-                with _interruptible(self.folder.path):
+                with interruptible(self.folder.path):
                     participant.run()
             except NoResultForUs as error:
                 raise NoResult(f"No result: {error}.") from error
@@ -266,25 +244,6 @@ class _Part:
         )
 
 
-def _check_url(server: str, *, insecure: bool) -> None:
-    try:
-        parts = urlsplit(server)
-        host = parts.hostname or ""
-        expected = "http" if insecure else "https"
-        well_formed = parts.scheme == expected and host and (parts.port or True) and not parts.query
-    except ValueError:
-        well_formed, expected, host = False, "https", ""
-    if not well_formed:
-        hint = "" if insecure else " (http:// needs --insecure, and a server on this machine)"
-        raise click.UsageError(f"--server: found {server!r}; expected {expected}://HOST:PORT{hint}.")
-    if insecure:
-        loopback = host == "localhost"
-        with contextlib.suppress(ValueError):
-            loopback = loopback or ipaddress.ip_address(host).is_loopback
-        if not loopback:
-            raise click.UsageError(f"--insecure is for loopback addresses alone; found {server}.")
-
-
 def _transcript(digest: str | None) -> bytes | None:
     """The digest as it was typed: groups and capitals do not matter."""
     if digest is None:
@@ -297,11 +256,3 @@ def _transcript(digest: str | None) -> bytes | None:
     if len(found) != 32:
         raise click.BadParameter(f"found {digest!r}; expected 64 hex digits", param_hint="--digest")
     return found
-
-
-@contextlib.contextmanager
-def _interruptible(state: Path) -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        raise Interrupted(f"Interrupted. Everything is in {state}; the same command goes on.") from error

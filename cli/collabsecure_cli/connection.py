@@ -3,6 +3,7 @@
 What is asked for is the same however often it is asked, so a request whose answer was lost is simply made again.
 """
 
+import json
 import random
 import ssl
 import time
@@ -28,7 +29,7 @@ from collabsecure_cli.answers import (
     refusal,
     seconds_to_wait,
 )
-from collabsecure_cli.authorization import authorization
+from collabsecure_cli.authorization import authorization, party_of
 from collabsecure_cli.uploads import OFFSET_HEADER
 from collabsecure_protocols import Identity, Session
 from collabsecure_protocols.envelope import HEADER_BYTES, MessageType, max_body
@@ -87,7 +88,7 @@ class Connection:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._session, self._identity = session, identity
-        self._client = session.id_of(identity.public)
+        self._client = party_of(session, identity.public)
         self._patience, self._tell, self._clock, self._sleep = patience, tell, clock, sleep
         self._host = urlsplit(endpoint.url).netloc
         self._longest = HEADER_BYTES + SIGNATURE_BYTES + max(max_body(session, kind) for kind in MessageType)
@@ -198,6 +199,33 @@ class Connection:
                 if len(data) <= before:
                     pause("it sends too little of an update", None)
         raise AssertionError("tries end by raising")
+
+    # What the key holder of an encrypted session asks
+
+    def encrypted_sum(self, sum_index: int) -> bytes:
+        """A finished sum's EncryptedSum; waits for it.
+
+        Raises:
+            Refused: there will be none.
+            NoAnswer: nobody was there.
+        """
+        return self._poll(f"encrypted/{sum_index}").content
+
+    def encrypted_chunk(self, sum_index: int, chunk: int) -> bytes:
+        """One chunk of its ciphertexts."""
+        return self._request("GET", f"encrypted/{sum_index}/{chunk}").content
+
+    def delta_offset(self, layer: int) -> int:
+        """The byte from which on a layer's Δ is wanted."""
+        return offset_in(self._request("HEAD", f"layers/{layer}"))
+
+    def upload_delta(self, layer: int, offset: int, piece: bytes) -> None:
+        """Send the piece of a layer's Δ that stands at `offset`."""
+        self._request("PATCH", f"layers/{layer}", offset=offset, body=piece)
+
+    def post_results(self, sum_index: int, results: Mapping[str, object]) -> None:
+        """Say that all of a sum's updates are uploaded: their digests, signed."""
+        self._request("POST", f"results/{sum_index}", body=json.dumps(results).encode())
 
     def _poll(self, target: str) -> Answer:
         while True:

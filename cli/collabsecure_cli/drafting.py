@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from collabsecure.agreement import Agreement, Flow, second_moment_digest
-from collabsecure.sessions import Ranges, editing_session
+from collabsecure.sessions import Encryption, Ranges, editing_session
 from collabsecure_cli.roster import Roster
 from collabsecure_protocols import Session
 
@@ -30,6 +30,7 @@ def draft_session(
     max_edits: int,
     flow: Flow,
     bits: int = 48,
+    encryption: Encryption | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Session:
     """Make the descriptor; `say` is told what takes long.
@@ -59,6 +60,7 @@ def draft_session(
         max_edits=max_edits,
         client_names=tuple(roster.clients),
         server_name=roster.server_name,
+        key_holder_name=None if roster.key_holder is None else roster.key_holder[0],
     )
     public_texts = [context.replace("{}", "The") for context, _ in templates.weighted]
     residual = residual_range(model, public_texts, layers[-1], hyperparameters.clamp_norm_factor)
@@ -74,4 +76,5 @@ def draft_session(
         one_shot=flow == "one-shot",
         bits=bits,
         parameters=agreement.parameters(),
+        encryption=encryption,
     )

@@ -1,5 +1,9 @@
 """How commands end: with a result, or with one line that says why not and an exit code to act on."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 import click
 
 from collabsecure.errors import CollabsecureError, MissingExtra
@@ -16,6 +20,15 @@ class Interrupted(click.ClickException):
     def show(self, file: object = None) -> None:
         """Say it on standard error, on a line of its own: the terminal has ^C on the current one."""
         click.echo(f"\n{self.format_message()}", err=True)
+
+
+@contextmanager
+def interruptible(state: Path) -> Iterator[None]:
+    """Work that an interruption costs nothing: what is done is in a state folder."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise Interrupted(f"Interrupted. Everything is in {state}; the same command goes on.") from error
 
 
 class NoResult(click.ClickException):

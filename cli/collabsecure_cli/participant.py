@@ -15,9 +15,9 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Float64
 
-from collabsecure.errors import BadFile, CollabsecureError
+from collabsecure.errors import BadFile
 from collabsecure.links import delta_digest
-from collabsecure_cli.answers import OtherOffset, Refused, signed_digest, survivors_in
+from collabsecure_cli.answers import NoResultForUs, OtherOffset, Refused, signed_digest, survivors_in
 from collabsecure_cli.connection import Connection
 from collabsecure_cli.folder import StateFolder
 from collabsecure_cli.ledger import EditLedger
@@ -41,15 +41,12 @@ from collabsecure_protocols import (
 )
 from collabsecure_protocols.events import ClientEvent
 from collabsecure_protocols.keys import Rng
+from collabsecure_protocols.upload import Encrypt
 
 _STATE = "client"
 _TRIES = 5  # to get a message whose bytes arrive damaged
-_CHUNKS_AT_ONCE = 8  # are remembered with one write to the disk: some 6 MB
+_BYTES_AT_ONCE = 8 << 20  # of chunks are remembered with one write to the disk
 _OFFSETS_WITHOUT_PROGRESS = 20
-
-
-class NoResultForUs(CollabsecureError):
-    """The session ended without a result, or goes on without this client."""
 
 
 class Contribution(Protocol):
@@ -74,6 +71,14 @@ class Progress:
     uploaded: Callable[[int, int], None]  # bytes so far, of how many
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Masking:
+    """By whom masked input is encrypted, where it is, and how many chunks are in work at a time."""
+
+    encrypt: Encrypt | None = None
+    at_once: int = 2
+
+
 class Participant:
     """One client of one session.
 
@@ -95,10 +100,11 @@ class Participant:
         policy: Policy,
         rng: Rng,
         progress: Progress,
+        masking: Masking | None = None,
     ) -> None:
         self.results, self._session = results, results.session
         self._contribution, self._connection, self._ledger = contribution, connection, ledger
-        self._folder, self._progress = folder, progress
+        self._folder, self._progress, self._masking = folder, progress, masking or Masking()
         self._tensors = TensorFiles(folder)
         self._received = 0  # messages taken from the aggregator
         self._survivors: dict[int, tuple[int, ...]] = {}  # sum → whose input is in it
@@ -252,9 +258,15 @@ class Participant:
         furthest, without_progress = offset, 0
         while offset < bounds[-1]:
             first = self._chunk_at(bounds, offset)
-            chunks = self._client.masked_input(values, link=self.results.link, first=first, threads=2)
+            chunks = self._client.masked_input(
+                values,
+                link=self.results.link,
+                first=first,
+                threads=self._masking.at_once,
+                encrypt=self._masking.encrypt,
+            )
             try:
-                while batch := list(islice(chunks, _CHUNKS_AT_ONCE)):
+                while batch := list(islice(chunks, max(1, _BYTES_AT_ONCE // self._session.max_chunk_bytes))):
                     self._save()
                     for chunk in batch:
                         self._connection.upload(index, offset, chunk)

@@ -39,13 +39,26 @@ def evaluation_bar(what: str) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextmanager
+def chunk_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar for each series of chunks in turn; what is yielded takes how many are done, and of how many."""
+    with _bars_in_turn(what, "chunk", scale=False) as tell:
+        yield tell
+
+
+@contextmanager
 def upload_bar() -> Iterator[Callable[[int, int], None]]:
     """Show a bar for each upload in turn; what is yielded takes how many bytes are up, and of how many."""
+    with _bars_in_turn("upload", "B", scale=True) as tell:
+        yield tell
+
+
+@contextmanager
+def _bars_in_turn(what: str, unit: str, *, scale: bool) -> Iterator[Callable[[int, int], None]]:
     bars: list[tqdm[Never]] = []
 
     def tell(done: int, of: int) -> None:
         if not bars:
-            bars.append(tqdm(total=of, unit="B", unit_scale=True, desc=f"{'upload':<28}", dynamic_ncols=True))
+            bars.append(tqdm(total=of, unit=unit, unit_scale=scale, desc=f"{what:<28}", dynamic_ncols=True))
         bars[0].update(done - bars[0].n)
         if done == of:
             bars.pop().close()

@@ -18,6 +18,10 @@ from collabsecure_cli.results import Results
 from collabsecure_protocols import Session
 
 DELTA, REPORT_JSON, REPORT_MD = "delta.safetensors", "report.json", "report.md"
+_WHO_SAW = {
+    False: "The server saw the sums over the clients in them, and who took part; no single upload.",
+    True: "The server saw who took part, and the updates; the key holder saw the sums over the clients in them.",
+}
 _OWN = {DELTA, REPORT_JSON, REPORT_MD}
 
 
@@ -58,6 +62,9 @@ class Report:
             "figures": dict(self.figures),
         }
 
+    def _encrypted(self) -> str:
+        return f" and encrypted ({self.session.encryption})" if self.session.is_encrypted else ""
+
     def to_markdown(self) -> str:
         """The report for people."""
         names, n = self.agreement.client_names, self.session.num_clients
@@ -73,7 +80,8 @@ class Report:
                 f"# {self.session.task}",
                 "",
                 f"{self.agreement.model}{revision}, layers {', '.join(map(str, self.agreement.layers))},",
-                f"edited together by {n} clients through the masked secure sum ({self.agreement.flow}).",
+                f"edited together by {n} clients through the masked{self._encrypted()} secure sum",
+                f"({self.agreement.flow}).",
                 f"Session `{self.session.transcript.hex()}`; collabsecure {collabsecure.__version__};",
                 f"written by {self.party}.",
                 "",
@@ -83,7 +91,7 @@ class Report:
                 "",
                 *figures,
                 "",
-                "The server saw the sums over the clients in them, and who took part; no single upload.",
+                _WHO_SAW[self.session.is_encrypted],
                 "Every client got the updates.",
                 "",
                 f"**{' '.join(HONEST.split())}**",
@@ -128,7 +136,7 @@ def write_merged(out: Path, results: Results, report: Report, *, force: bool) ->
         revision=agreement.revision,
         weights_digest=agreement.weights_digest,
         weights_dtype=agreement.weights_dtype,
-        mode="masked",
+        mode="masked" if report.session.encryption == "none" else f"masked, {report.session.encryption}",
         session=report.session.transcript.hex(),
         survivors=report.survivors,
         flow=agreement.flow,

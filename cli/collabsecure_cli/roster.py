@@ -6,6 +6,8 @@
     alice = "ed25519:…"
     bob = "ed25519:…"
     carol = "ed25519:…"
+    [key_holder]                  # of an encrypted session alone
+    dora = "ed25519:…"
 
 Each line is what `collabsecure identity new` prints.
 """
@@ -31,6 +33,7 @@ class Roster:
     server_name: str
     server_key: bytes  # Ed25519 public key
     clients: Mapping[str, bytes]  # name → Ed25519 public key, in order; at least 3
+    key_holder: tuple[str, bytes] | None = None  # name and key, where the session is to be encrypted
 
 
 def load_roster(path: Path) -> Roster:
@@ -41,13 +44,15 @@ def load_roster(path: Path) -> Roster:
             stands twice.
     """
     content = read_toml(path)
-    unknown = content.keys() - {"server", "clients"}
+    unknown = content.keys() - {"server", "clients", "key_holder"}
     if unknown:
         listed = ", ".join(map(repr, sorted(unknown)))
-        raise BadFile(path, found=listed, expected="the tables [server] and [clients] alone")
+        raise BadFile(path, found=listed, expected="the tables [server], [clients] and [key_holder]")
     server, clients = _keys(path, content, "server"), _keys(path, content, "clients")
-    if len(server) != 1:
-        raise BadFile(path, found=f"{len(server)} lines in [server]", expected="one")
+    holder = _keys(path, content, "key_holder") if "key_holder" in content else {}
+    for table, lines in (("server", server), ("key_holder", holder)):
+        if table in content and len(lines) != 1:
+            raise BadFile(path, found=f"{len(lines)} lines in [{table}]", expected="one")
     if len(clients) < 3:
         raise BadFile(
             path,
@@ -56,15 +61,20 @@ def load_roster(path: Path) -> Roster:
             remedy="A sum of fewer hides nothing: each of two would know the other's part",
         )
     names: dict[bytes, str] = {}
-    for name, key in [*server.items(), *clients.items()]:
+    for name, key in [*server.items(), *holder.items(), *clients.items()]:
         if key in names:
             both = f"{format_key(key)} as {names[key]!r} and {name!r}"
             raise BadFile(path, found=both, expected="a key of its own for each", remedy="Ask them for the right line")
         names[key] = name
     ((server_name, server_key),) = server.items()
-    if server_name in clients:
-        raise BadFile(path, found=f"{server_name!r} as server and client", expected="a name of its own for each")
-    return Roster(server_name=server_name, server_key=server_key, clients=clients)
+    for name in (server.keys() | holder.keys()) & clients.keys() | (server.keys() & holder.keys()):
+        raise BadFile(path, found=f"{name!r} in two tables", expected="a name of its own for each")
+    return Roster(
+        server_name=server_name,
+        server_key=server_key,
+        clients=clients,
+        key_holder=next(iter(holder.items()), None),
+    )
 
 
 def roster_line(name: str, public: bytes) -> str:

@@ -163,10 +163,10 @@ class Service:
         while not self.picture.is_over:
             if self.broken is not None:
                 raise self.broken
-            if self.picture.is_merging:
+            if self.picture.is_merging and not self.session.is_encrypted:
                 self._tell(f"Merging {self.session.sums[self.picture.sum_index].name}…")
                 await self.call(engine.merge, self._second_moment)
-            elif self.picture.state is ServerState.READY:
+            elif self.picture.state is ServerState.READY and not self.picture.is_merging:
                 await self.call(engine.start_sum)
             elif self.seconds_left == 0:
                 self._tell(f"The time of {self.picture.state} is up; waited for clients {_list(self.picture.missing)}")
@@ -195,6 +195,8 @@ class Service:
             self._phase_ends = self._end_of_phase()
             name = f" of {self.session.sums[picture.sum_index].name}" if picture.sum_index >= 0 else ""
             self._tell(f"{picture.state}{name}")
+            if picture.is_merging and self.session.is_encrypted:
+                self._tell("Waiting for the key holder to open the sum…")
         self._wake()
 
     def _end_of_phase(self) -> float | None:

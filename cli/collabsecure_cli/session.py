@@ -12,14 +12,16 @@ from collabsecure.agreement import Agreement
 from collabsecure.errors import BadFile
 from collabsecure.files import complete_or_absent, refuse_existing, unreadable
 from collabsecure.hyperparameters import Hyperparameters
+from collabsecure.sessions import Encryption, best_bits
 from collabsecure.statistics import SecondMoment, find_second_moments
 from collabsecure_cli.config import emit, operator_options
 from collabsecure_cli.drafting import draft_session
+from collabsecure_cli.encryption_keys import load_public
 from collabsecure_cli.options import Layers, ModelChoice, layers_in_short, model_options
-from collabsecure_cli.roster import load_roster
+from collabsecure_cli.roster import Roster, format_key, load_roster
 from collabsecure_cli.session_words import as_mapping, in_words, spoken_digest
 from collabsecure_protocols import Session
-from collabsecure_protocols.tensors import RING_BITS
+from collabsecure_protocols.tensors import ENCRYPTED_BITS, RING_BITS
 
 if TYPE_CHECKING:
     from collabsecure.layers import EditableModel
@@ -73,10 +75,13 @@ def session() -> None:
 @click.option("--task", help="What the edits are for, in words that all recognise.  [default: edit MODEL together]")
 @click.option(
     "--bits",
-    type=click.Choice([str(bits) for bits in RING_BITS]),
-    default="48",
-    show_default=True,
-    help="Of a number on the wire; fewer are faster and coarser.",
+    type=click.Choice([str(bits) for bits in sorted((*RING_BITS, *ENCRYPTED_BITS))]),
+    help="Of a masked number; fewer are faster and coarser.  [default: 48; with ckks, what fits]",
+)
+@click.option(
+    "--encryption",
+    type=_file,
+    help="Encrypt, so that the server learns no sum: the key holder's file, of `collabsecure keyholder new`.",
 )
 @click.option("--one-shot", is_flag=True, help="One sum for all layers: clients come online once; not exactly MEMIT.")
 @click.option("--force", is_flag=True, help="Overwrite a file that is there.")
@@ -93,7 +98,8 @@ def new(
     seed: int,
     max_edits: int,
     task: str | None,
-    bits: str,
+    bits: str | None,
+    encryption: Path | None,
     one_shot: bool,
     force: bool,
 ) -> None:
@@ -109,6 +115,8 @@ def new(
     if not force:
         refuse_existing(out)
     parties = load_roster(roster)
+    encrypted = _encryption(encryption, parties, roster)
+    default_bits = 48 if encrypted is None else best_bits(encrypted.scheme, len(parties.clients))
     given = None if hparams is None else Hyperparameters.from_json(hparams)
     _say(f"Loading {model.name}")
     editable = model.load()
@@ -124,7 +132,8 @@ def new(
         second_moments=_second_moments(editable, second_moment, hyperparameters),
         max_edits=max_edits,
         flow="one-shot" if one_shot else "layer-synchronous",
-        bits=int(bits),
+        bits=int(bits) if bits else default_bits,
+        encryption=encrypted,
         say=_say,
     )
     Agreement.of(drafted)  # what others will insist on
@@ -176,6 +185,24 @@ def _second_moments(model: "EditableModel", folder: Path, settings: Hyperparamet
                 path, found=f"a second moment of width {len(moments[layer])}", expected=f"the model's keys' {width}"
             )
     return moments
+
+
+def _encryption(path: Path | None, parties: Roster, roster: Path) -> Encryption | None:
+    """The key to encrypt with, if it is the roster's key holder's."""
+    if (path is None) != (parties.key_holder is None):
+        raise BadFile(
+            roster,
+            found="no [key_holder], though there is an encryption key" if path else "a [key_holder]",
+            expected="its line" if path else "--encryption FILE as well",
+            remedy="The key holder sends both: a roster line, and the file of `collabsecure keyholder new`",
+        )
+    if path is None or parties.key_holder is None:
+        return None
+    signed = load_public(path)
+    name, holder = parties.key_holder
+    if signed.holder != holder:
+        raise BadFile(path, found="the key of another key holder", expected=f"{name!r}'s, {format_key(holder)}")
+    return Encryption(scheme=signed.key.scheme, holder=holder, key=signed.key.encode())
 
 
 def _templates(model: "EditableModel", path: Path | None, seed: int) -> "ContextTemplates":

@@ -17,6 +17,10 @@ _SERVER_LEARNS = (
     "the sums of the Gram matrices KKᵀ and of the cross terms RKᵀ over the clients that stay, and the update Δ that\n"
     "follows from them; who takes part, who stays, and when. Never one client's own matrices."
 )
+_SERVER_LEARNS_NO_SUM = (
+    "no sum: only the update Δ that the key holder hands back, who takes part, who stays, and when.\n"
+    "The key holder learns the sums of KKᵀ and RKᵀ over the clients that stay; both together learn no more."
+)
 _ALL_RECEIVE = "the update Δ of each layer, which is the edited model, and the names of the clients that stayed."
 
 
@@ -35,10 +39,7 @@ def spoken_digest(digest: bytes | str) -> str:
 
 def upload_bytes(session: Session) -> dict[str, int]:
     """What one client sends for each sum, by its name: masked values, without the few bytes around them."""
-    return {
-        spec.name: sum(math.ceil(tensor.num_values * tensor.bits / 8) for tensor in spec.tensors)
-        for spec in session.sums
-    }
+    return {spec.name: sum(session.chunk_bytes(spec, chunk) for chunk in spec.chunks()) for spec in session.sums}
 
 
 def as_mapping(session: Session, agreement: Agreement) -> dict[str, object]:
@@ -67,10 +68,12 @@ def as_mapping(session: Session, agreement: Agreement) -> dict[str, object]:
         "max_colluding_clients": _colluding(session),
         "withstands_malicious_server": session.is_complete,
         "encryption": session.encryption,
+        "key_holder": session.is_encrypted
+        and {"name": agreement.key_holder_name, "key": format_key(session.key_holder)},
         "bits": session.sums[0].tensors[0].bits,
         "upload_bytes": uploads,
         "upload_bytes_total": sum(uploads.values()),
-        "server_learns": _SERVER_LEARNS.replace("\n", " "),
+        "server_learns": _learns(session).replace("\n", " "),
         "everyone_receives": _ALL_RECEIVE,
         "note": HONEST.replace("\n", " "),
     }
@@ -84,8 +87,11 @@ def in_words(session: Session, agreement: Agreement) -> str:
     settings.pop("layers")
     moments = [f"layer {layer}: {digest}" for layer, digest in sorted(agreement.second_moments.items())]
     contexts = [json.dumps(context) for group in agreement.contexts for context in group]
-    width = max(map(len, (agreement.server_name, *agreement.client_names)))
+    holder = agreement.key_holder_name or ""
+    width = max(map(len, (agreement.server_name, holder, *agreement.client_names)))
     keys = [("server", agreement.server_name, session.server_key)]
+    if session.is_encrypted:
+        keys.append(("holder", holder, session.key_holder))
     keys += [
         (f"{number}", name, key)
         for number, (name, key) in enumerate(zip(agreement.client_names, session.roster, strict=True), 1)
@@ -107,10 +113,10 @@ def in_words(session: Session, agreement: Agreement) -> str:
             "You send",
             [
                 *(f"{name}: {_size(size)}" for name, size in uploads.items()),
-                f"{_size(sum(uploads.values()))} in all, masked, {bits} bits a number",
+                f"{_size(sum(uploads.values()))} in all, masked{_encrypted(session)}, {bits} bits a number",
             ],
         ),
-        ("Server learns", _SERVER_LEARNS.split("\n")),
+        ("Server learns", _learns(session).split("\n")),
         ("All receive", [_ALL_RECEIVE]),
     ]
     lines = [
@@ -119,6 +125,14 @@ def in_words(session: Session, agreement: Agreement) -> str:
         for first, line in zip([True, *[False] * (len(block) - 1)], block, strict=True)
     ]
     return "\n".join([*lines, "", HONEST])
+
+
+def _encrypted(session: Session) -> str:
+    return f" and encrypted ({session.encryption}) for the key holder" if session.is_encrypted else ""
+
+
+def _learns(session: Session) -> str:
+    return _SERVER_LEARNS_NO_SUM if session.is_encrypted else _SERVER_LEARNS
 
 
 def _staying(session: Session) -> list[str]:

@@ -16,6 +16,7 @@ from collabsecure_protocols.envelope import CHUNK_HEADER_BYTES, HEADER_BYTES
 from collabsecure_protocols.keys import SIGNATURE_BYTES
 
 OFFSET_HEADER = "Upload-Offset"  # bytes, as in the IETF's draft on resumable uploads
+DELTA_CHUNK_BYTES = 1 << 19  # a key holder uploads an update in pieces of so many
 
 
 def boundaries(session: Session, sum_index: int) -> tuple[int, ...]:
@@ -25,8 +26,21 @@ def boundaries(session: Session, sum_index: int) -> tuple[int, ...]:
     return tuple(accumulate((around + session.chunk_bytes(spec, chunk) for chunk in spec.chunks()), initial=0))
 
 
+def delta_boundaries(num_bytes: int) -> tuple[int, ...]:
+    """Where the pieces of an update of so many bytes start, and last where it ends."""
+    return (*range(0, num_bytes, DELTA_CHUNK_BYTES), num_bytes)
+
+
+class WrongOffset(Exception):
+    """An upload goes on at another byte."""
+
+    def __init__(self, offset: int) -> None:
+        super().__init__(f"the upload goes on at byte {offset}")
+        self.offset = offset
+
+
 class StagedUpload:
-    """What one client has uploaded so far, in a file."""
+    """What one party has uploaded so far, in a file."""
 
     def __init__(self, path: Path, bounds: tuple[int, ...]) -> None:
         self.path, self._bounds = path, bounds
@@ -37,6 +51,11 @@ class StagedUpload:
     def size(self) -> int:
         """Bytes that need not be sent again."""
         return self._bounds[self.chunks]
+
+    @property
+    def next_bytes(self) -> int:
+        """How long the next chunk is; there must be one."""
+        return self._bounds[self.chunks + 1] - self.size
 
     @property
     def is_complete(self) -> bool:

@@ -3,10 +3,13 @@
 The normative text is secagg.md; `Client` and `Server` show the order of use.
 """
 
+from .ckks import KeyPair, PublicKey
 from .client import Client
 from .errors import (
     SERVER,
+    CiphertextRefused,
     ClientId,
+    EncryptionUnavailable,
     InvalidSession,
     LocalProtocolError,
     PolicyRefusal,
@@ -26,6 +29,7 @@ from .events import (
     SumFinished,
 )
 from .graph import GraphParameters, choose
+from .key_holder import KeyHolder
 from .keys import Identity
 from .messages import AbortReason
 from .policy import Ledger, Policy, survivor_floor
@@ -38,13 +42,17 @@ __all__ = [
     "SERVER",
     "AbortReason",
     "Aborted",
+    "CiphertextRefused",
     "Client",
     "ClientId",
     "ClientState",
+    "EncryptionUnavailable",
     "Excluded",
     "GraphParameters",
     "Identity",
     "InvalidSession",
+    "KeyHolder",
+    "KeyPair",
     "Ledger",
     "LocalProtocolError",
     "NeedInput",
@@ -52,6 +60,7 @@ __all__ = [
     "Policy",
     "PolicyRefusal",
     "ProtocolError",
+    "PublicKey",
     "RemoteProtocolError",
     "SendToClient",
     "SendToServer",

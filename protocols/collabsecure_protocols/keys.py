@@ -45,7 +45,8 @@ class Label(bytes, enum.Enum):
     VIEW = b"collabsecure/1 view"  # what a consistency check signs
     STATE = b"collabsecure/1 saved state"  # integrity of saved state
     TRANSPORT = b"collabsecure/1 transport request"  # a client's signature under a host's own request
-    RESULT = b"collabsecure/1 result"  # the server's signature under what was made of a sum
+    RESULT = b"collabsecure/1 result"  # the server's, or the key holder's, signature under what was made of a sum
+    ENCRYPTION_KEY = b"collabsecure/1 encryption key"  # the key holder's signature under its encryption key
 
 
 class Secret:

@@ -176,7 +176,7 @@ CLIENTS = f'[clients]\na = "{KEYS[1]}"\nb = "{KEYS[2]}"\nc = "{KEYS[3]}"\n'
         (SERVER + CLIENTS.rpartition("c =")[0], "found 2 clients; expected at least 3"),
         (SERVER + CLIENTS + f'd = "{KEYS[1]}"\n', "as 'a' and 'd'"),
         (SERVER + CLIENTS + f'd = "{KEYS[0]}"\n', "as 'sum' and 'd'"),
-        (SERVER + CLIENTS + f'sum = "{KEYS[4]}"\n', "'sum' as server and client"),
+        (SERVER + CLIENTS + f'sum = "{KEYS[4]}"\n', "'sum' in two tables"),
         (SERVER + CLIENTS + f'a = "{KEYS[4]}"\n', "no TOML"),
         (SERVER + CLIENTS + f'd = "{KEYS[4].upper()}"\n', "64 hex digits"),
         (SERVER + CLIENTS + f'd = "{KEYS[4][:-1]}"\n', "64 hex digits"),

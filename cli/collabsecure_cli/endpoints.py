@@ -1,0 +1,96 @@
+"""The options by which a party finds the aggregator, and knows that it is the right one."""
+
+import contextlib
+import ipaddress
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from urllib.parse import urlsplit
+
+import click
+
+from collabsecure_cli.durations import Duration
+from collabsecure_cli.progress import say
+from collabsecure_protocols import Identity, Session
+
+if TYPE_CHECKING:
+    from collabsecure_cli.connection import Connection
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_file = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerChoice:
+    """The aggregator that was asked for; nothing is connected yet."""
+
+    url: str
+    ca: Path | None
+    certificate: tuple[Path, Path] | None  # this party's, and its key
+    insecure: bool
+    patience: float  # seconds
+
+    def connect(self, session: Session, identity: Identity) -> "Connection":
+        """A line to it, in this party's name; the HTTP library is only imported here.
+
+        Raises:
+            BadFile: a certificate cannot be read.
+            NoAnswer: the environment names a proxy that is none.
+        """
+        from collabsecure_cli.connection import Connection, Endpoint
+
+        endpoint = Endpoint(url=self.url, ca=self.ca, certificate=self.certificate, insecure=self.insecure)
+        return Connection(endpoint, session, identity, patience=self.patience, tell=say)
+
+
+def server_options(command: Callable[Concatenate[ServerChoice, P], R]) -> Callable[P, R]:
+    """Give a command --server and what belongs to it; it gets them as its first argument, a `ServerChoice`."""
+
+    @click.option("--server", required=True, help="The aggregator's address: https://sum.example.org:8443")
+    @click.option("--ca", type=_file, help="Authority of the server's certificate, PEM.  [default: the system's]")
+    @click.option("--tls-cert", type=_file, help="This party's certificate, for mutual TLS, PEM.")
+    @click.option("--tls-key", type=_file, help="Its private key, PEM.")
+    @click.option("--insecure", is_flag=True, help="Plain HTTP; to loopback addresses alone.")
+    @click.option("--patience", type=Duration(), default=86_400.0, help="To wait for a server that is away.  [24h]")
+    @wraps(command)
+    def with_choice(
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> R:
+        taken = {name: kwargs.pop(name) for name in ("server", "ca", "tls_cert", "tls_key", "insecure", "patience")}
+        return command(_choice(**taken), *args, **kwargs)  # type: ignore[arg-type]  # click has made them so
+
+    return with_choice
+
+
+def _choice(
+    *, server: str, ca: Path | None, tls_cert: Path | None, tls_key: Path | None, insecure: bool, patience: float
+) -> ServerChoice:
+    _check_url(server, insecure=insecure)
+    if (tls_cert is None) != (tls_key is None):
+        raise click.UsageError("Mutual TLS takes both --tls-cert and --tls-key.")
+    certificate = None if tls_cert is None or tls_key is None else (tls_cert, tls_key)
+    return ServerChoice(url=server, ca=ca, certificate=certificate, insecure=insecure, patience=patience)
+
+
+def _check_url(server: str, *, insecure: bool) -> None:
+    try:
+        parts = urlsplit(server)
+        host = parts.hostname or ""
+        expected = "http" if insecure else "https"
+        well_formed = parts.scheme == expected and host and (parts.port or True) and not parts.query
+    except ValueError:
+        well_formed, expected, host = False, "https", ""
+    if not well_formed:
+        hint = "" if insecure else " (http:// needs --insecure, and a server on this machine)"
+        raise click.UsageError(f"--server: found {server!r}; expected {expected}://HOST:PORT{hint}.")
+    if insecure:
+        loopback = host == "localhost"
+        with contextlib.suppress(ValueError):
+            loopback = loopback or ipaddress.ip_address(host).is_loopback
+        if not loopback:
+            raise click.UsageError(f"--insecure is for loopback addresses alone; found {server}.")

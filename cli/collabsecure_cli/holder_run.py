@@ -1,0 +1,118 @@
+"""The key holder's part of a session: open each finished sum, merge it, hand the update back.
+
+Which sums were opened is on the disk before a chunk is decrypted, and an update before it leaves; a process that was
+killed opens the same sum again, and no other in its place. What a decryption says about the key, an error's text
+included, stays here.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from collabsecure.errors import NotPositiveDefinite
+from collabsecure.links import delta_digest
+from collabsecure_cli.answers import NoResultForUs, OtherOffset, Refused
+from collabsecure_cli.connection import Connection
+from collabsecure_cli.folder import StateFolder
+from collabsecure_cli.results import LoadSecondMoment, Results, merge_sum, sign_result
+from collabsecure_cli.uploads import delta_boundaries
+from collabsecure_protocols import Identity, KeyHolder, KeyPair
+
+_STATE = "key-holder"
+
+
+class HolderRun:
+    """One run of the command.
+
+    Raises:
+        LocalProtocolError: the session is another key holder's.
+        StateRefused: the state is damaged or another session's.
+    """
+
+    def __init__(
+        self,
+        results: Results,
+        identity: Identity,
+        key_pair: KeyPair,
+        connection: Connection,
+        *,
+        folder: StateFolder,
+        second_moment: LoadSecondMoment,
+        say: Callable[[str], None],
+        decrypted: Callable[[int, int], None],  # chunks so far, of how many
+    ) -> None:
+        self.results, self._session, self._identity = results, results.session, identity
+        self._connection, self._folder = connection, folder
+        self._second_moment, self._say, self._decrypted = second_moment, say, decrypted
+        self._holder = KeyHolder(self._session, identity, key_pair, saved=folder.read(_STATE))
+
+    def run(self) -> None:
+        """Until the last sum is merged and handed back.
+
+        Raises:
+            NoResultForUs: the session has ended without a result.
+            NoAnswer: the aggregator is gone.
+            RemoteProtocolError: the aggregator gave something to decrypt that is no sum of this session.
+            NotPositiveDefinite: a sum cannot be merged.
+            BadFile: the disk failed.
+        """
+        for index in range(len(self._session.sums)):
+            if not self.results.has(index):
+                self._open(index)
+            self._hand_back(index)
+
+    def _open(self, index: int) -> None:
+        name = self._session.sums[index].name
+        self._say(f"Waiting for the sum of {name}…")
+        try:
+            message = self._connection.encrypted_sum(index)
+        except Refused as error:
+            if error.is_over:
+                raise NoResultForUs(str(error)) from error
+            raise
+        self._holder.begin(message)
+        self._folder.write(_STATE, [self._holder.save()])
+        self._say(f"Opening {name} over {len(self._holder.survivors)} clients…")
+        missing = self._holder.missing
+        for done, chunk in enumerate(missing, 1):
+            self._holder.decrypt(chunk, self._connection.encrypted_chunk(index, chunk))
+            self._decrypted(done, len(missing))
+        self._say(f"Merging {name}…")
+        try:
+            deltas = merge_sum(self.results, index, self._holder.decode, self._second_moment)
+        except NotPositiveDefinite as error:
+            raise NoResultForUs(f"{name} cannot be merged: {error}") from error
+        signatures = {
+            layer: sign_result(self._session, self._identity, layer, delta_digest(layer, delta))
+            for layer, delta in deltas.items()
+        }
+        self.results.keep(index, deltas, self._holder.survivors, signatures)
+
+    def _hand_back(self, index: int) -> None:
+        """Upload a sum's updates, unless an earlier run has."""
+        layers = self.results.layers_of(index)
+        signed = {
+            str(layer): {"digest": self.results.digests[layer].hex(), "signature": self.results.signatures[layer].hex()}
+            for layer in layers
+        }
+        try:
+            for layer in layers:
+                self._upload(layer)
+            self._connection.post_results(index, {"layers": signed})
+        except Refused as error:
+            if not error.is_over:
+                raise
+            self._say(f"{self._session.sums[index].name} was handed back before")
+
+    def _upload(self, layer: int) -> None:
+        delta = self.results.load(layer)
+        data = np.ascontiguousarray(delta, "<f8").data.cast("B")
+        bounds = delta_boundaries(len(data))
+        offset = self._connection.delta_offset(layer)
+        while offset < len(data):
+            end = next(bound for bound in bounds if bound > offset)
+            try:
+                self._connection.upload_delta(layer, offset, bytes(data[offset:end]))
+                offset = end
+            except OtherOffset as other:
+                offset = other.offset
