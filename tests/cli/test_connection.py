@@ -1,24 +1,17 @@
 """The client's line to the aggregator: patient with what may pass, plain about what will not, fooled by nobody."""
 
-import itertools
 import json
 import socket
-import ssl
 
 import httpx2
 import pytest
-from certificates import issue, make_authority
-from light_session import make_session
+from connecting import CLIENT, LIGHT, connections, in_turn
 from stubs import CUT, Time, answer, answering
 
-from collabsecure.errors import BadFile
 from collabsecure_cli import connection as module
 from collabsecure_cli.answers import NoAnswer, OtherOffset, Refused
 from collabsecure_cli.authorization import is_authentic
-from collabsecure_cli.connection import Connection, Endpoint
 
-LIGHT = make_session(num_clients=3)
-CLIENT = 2
 ABOUT_LAYERS = 8 * 5 * 12
 
 
@@ -29,28 +22,8 @@ def time():
 
 @pytest.fixture
 def connect(time):
-    opened, said = [], []
-
-    def connect(url, *, patience=1000.0, **how):
-        endpoint = Endpoint(url=url, insecure=url.startswith("http:"), **how)
-        identity = LIGHT.identities[CLIENT]
-        opened.append(
-            Connection(
-                endpoint, LIGHT.session, identity, patience=patience, tell=said.append, clock=time, sleep=time.sleep
-            )
-        )
-        opened[-1].said = said
-        return opened[-1]
-
-    yield connect
-    for connection in opened:
-        connection.close()
-
-
-def in_turn(*answers):
-    """One answer after the other; the last for ever."""
-    left = itertools.chain(answers, itertools.repeat(answers[-1]))
-    return lambda _: next(left)
+    with connections(time) as connect:
+        yield connect
 
 
 def problem(status, error, **headers):
@@ -300,66 +273,6 @@ def test_last_word_waits_for_nobody_and_reads_nothing(connect):
         with answering(in_turn(trouble)) as stub:
             connect(stub.url).end(9)
     connect(stub.url).end(9)  # nobody there any more
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory):
-    return make_authority(tmp_path_factory.mktemp("authority"))
-
-
-def tls(issued):
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(issued.certificate, issued.key)
-    return context
-
-
-def test_certificate_of_an_authority_that_was_given_is_trusted(connect, authority):
-    with answering(in_turn(answer()), tls(issue(authority, "sum.example"))) as stub:
-        connect(stub.url, ca=authority.certificate).post(b"x")
-    assert len(stub.asked) == 1
-
-
-def test_untrusted_certificate_ends_it_at_once_and_the_line_names_ca(connect, time, authority):
-    with (
-        answering(in_turn(answer()), tls(issue(authority, "sum.example"))) as stub,
-        pytest.raises(NoAnswer, match=r"a certificate that is not trusted here \(.*\).*--ca FILE"),
-    ):
-        connect(stub.url).post(b"x")
-    assert time.pauses == []
-    assert stub.asked == []
-
-
-def test_certificate_of_another_host_is_not_trusted(connect, authority, time):
-    with (
-        answering(in_turn(answer()), tls(issue(authority, "other.example", ips=("127.0.0.9",)))) as stub,
-        pytest.raises(NoAnswer, match=r"not trusted here \(.*127\.0\.0\.1"),
-    ):
-        connect(stub.url, ca=authority.certificate).post(b"x")
-
-
-def test_certificate_files_that_are_none_are_named(connect, tmp_path, authority):
-    (tmp_path / "no.pem").write_text("no certificate")
-    with pytest.raises(BadFile, match="no certificates"):
-        connect("https://127.0.0.1:1", ca=tmp_path / "no.pem")
-    issued = issue(authority, "client")
-    with pytest.raises(BadFile, match="no certificate with its key"):
-        connect("https://127.0.0.1:1", ca=authority.certificate, certificate=(issued.certificate, tmp_path / "no.pem"))
-
-
-def test_proxies_of_the_environment_are_for_https_alone(connect, monkeypatch):
-    with answering(in_turn(answer())) as stub, answering(in_turn(answer(200, b"proxy"))) as proxy:
-        monkeypatch.setenv("HTTP_PROXY", proxy.url)
-        monkeypatch.setenv("ALL_PROXY", proxy.url)
-        connect(stub.url).post(b"x")
-    assert proxy.asked == []
-
-
-@pytest.mark.parametrize("proxy", ["nonsense", "gopher://127.0.0.1:1", "http://127.0.0.1:port"])
-def test_proxy_of_the_environment_that_is_none_is_said_in_one_line(connect, monkeypatch, proxy):
-    monkeypatch.setenv("HTTPS_PROXY", proxy)
-    with pytest.raises((BadFile, NoAnswer)) as refused:
-        connect("https://127.0.0.1:1", patience=1).post(b"x")
-    assert str(refused.value).isprintable()
 
 
 def test_identity_and_signatures_are_in_no_line_that_is_told(connect):
