@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import socket
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -222,6 +223,9 @@ class Run:
         doomed = {name for name, crash in (("aggregator", aggregator), *crashes.items()) if crash is not None}
         last = {process.name: process for process in self.processes}
         while not all(process.code == 0 for process in last.values()):
+            if not doomed and all(last[name].code == 0 for name in self.names):
+                # A killed aggregator forgets who has the result already, and would wait for them.
+                last["aggregator"].kill(signal.SIGTERM)
             for name, process in list(last.items()):
                 if process.wait_a_little() == -9 and name in doomed:
                     doomed.discard(name)

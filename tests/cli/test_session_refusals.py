@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 
 from crashes import Crash
 from parties import MAX_CHANGE, running
@@ -86,8 +87,9 @@ def test_aggregator_that_is_killed_before_it_writes_the_result_writes_it_afterwa
         (run.folder / "merged").mkdir()
         refused(run.aggregate(), "merged: found something there already")
         (run.folder / "merged").rmdir()
-        aggregator = run.aggregate("--linger", "2s")
-        run.finish(aggregator, clients)
+        aggregator = run.aggregate()
+        assert [process.wait() for process in clients.values()] == [0, 0, 0]
+        assert aggregator.kill(signal.SIGTERM).wait() == 0
         run.check("alice", "bob", "carol")
 
 

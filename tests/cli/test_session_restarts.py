@@ -41,7 +41,7 @@ ROWS = {  # alice, bob and the aggregator are killed once each, at about the sam
 def test_killed_and_started_again_the_session_ends_with_the_same_bytes(parties, tmp_path, where):
     alice, bob, aggregator = ROWS[where]
     with running(parties, "three", tmp_path / "run", wait_for_the_dead=True) as run:
-        run.to_the_end("--linger", "10s", aggregator=aggregator, alice=alice, bob=bob)
+        run.to_the_end(aggregator=aggregator, alice=alice, bob=bob)
         assert run.check("alice", "bob", "carol") == {0: (1, 2, 3), 1: (1, 2, 3)}
         left = {path.name for path in (run.folder / "merged.state").iterdir()}
         assert not [name for name in left if name.startswith((".", "upload-"))], left
@@ -51,7 +51,6 @@ def test_killed_and_started_again_the_session_ends_with_the_same_bytes(parties, 
 def test_one_shot_session_survives_kills_as_well(parties, tmp_path):
     with running(parties, "three-one-shot", tmp_path / "run", wait_for_the_dead=True) as run:
         run.to_the_end(
-            *("--linger", "10s"),
             aggregator=at(AFTER, "append", "uploaded", 1),
             alice=at(AFTER, "upload", "0", 4),
             bob=at(AFTER, "write", "layer-0.f64"),
@@ -98,5 +97,5 @@ def test_killed_at_each_and_every_call(parties, tmp_path, when):
     for number in range(max(map(len, points.values()))):
         alice, aggregator = (points[name][number % len(points[name])] for name in ("alice", "aggregator"))
         with running(parties, "three", tmp_path / str(number), wait_for_the_dead=True) as run:
-            run.to_the_end("--linger", "2s", aggregator=aggregator, alice=alice)
+            run.to_the_end(aggregator=aggregator, alice=alice)
             run.check("alice", "bob", "carol")

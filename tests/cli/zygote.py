@@ -4,12 +4,16 @@ Run by `processes.Zygote`. A line of JSON on standard input asks for a child; li
 has, and later with which code it ended. A child is a real process: files of its own, an ordinary exit, SIGKILL.
 """
 
+import atexit
+import gc
 import importlib
 import json
 import os
 import select
 import signal
 import sys
+import threading
+import traceback
 
 _MODULES = (
     *("crashes", "simulated", "transformers.models.gpt2.modeling_gpt2", "collabsecure.values"),
@@ -67,6 +71,8 @@ def _import_all():
     from collabsecure.world import load_world
 
     EditableModel.load(str(load_world().model), device="cpu")  # whatever is imported on the way
+    gc.collect()
+    gc.freeze()  # a child that looks at every object copies all their pages
 
 
 def _run(job):
@@ -83,15 +89,27 @@ def _run(job):
     import crashes
 
     crashes.install(job["hooks"])
-    if job["program"] == "simulated":
-        import simulated
+    code = 1
+    try:
+        if job["program"] == "simulated":
+            import simulated
 
-        simulated.main(*job["arguments"])
-        sys.exit(0)
-    from collabsecure_cli.main import main as command
+            simulated.main(*job["arguments"])
+        else:
+            from collabsecure_cli.main import main as command
 
-    command(job["arguments"], prog_name="collabsecure")
-    sys.exit(0)
+            command(job["arguments"], prog_name="collabsecure")
+        code = 0
+    except SystemExit as end:
+        code = end.code or 0
+    except BaseException:  # noqa: BLE001 (said as the interpreter says it)
+        traceback.print_exc()
+    # As the interpreter ends, but for a second in which it takes PyTorch apart.
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":
