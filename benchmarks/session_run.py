@@ -161,7 +161,7 @@ def _play(folder: Path, shape: Shape) -> Course:
         while not (listening := [line for _, line in log if "Listening on" in line]):
             _check(aggregator, started, log)
             time.sleep(INTERVAL)
-        url = listening[0].split("Listening on ")[1].split(";")[0]
+        url = listening[0].split("Listening on ")[1].split(". ")[0]
         with _clients(folder, shape, url) as clients:
             watched = {number: client.pid for number, client in enumerate(clients, 1)} | {0: aggregator.pid}
             looks: dict[int, list[Look]] = {number: [] for number in watched}

@@ -1,8 +1,6 @@
 """`collabsecure aggregate`: the server of one session, from its first key to the merged update."""
 
 import asyncio
-import contextlib
-import ipaddress
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from collabsecure_cli.aggregator import Aggregator
 from collabsecure_cli.api import Api
 from collabsecure_cli.config import emit, operator_options
 from collabsecure_cli.durations import Duration
+from collabsecure_cli.endpoints import is_loopback
 from collabsecure_cli.folder import StateFolder
 from collabsecure_cli.group import Interrupted, NoResult
 from collabsecure_cli.identity import load_identity
@@ -65,6 +64,11 @@ class Address(click.ParamType):  # type: ignore[type-arg]  # not generic in olde
     help="Folder of `collabsecure second-moment`.  [default: stats/ beside the session file]",
 )
 @click.option("--listen", type=Address(), default="127.0.0.1:8443", show_default=True, help="Where clients connect.")
+@click.option(
+    "--status-listen",
+    type=Address(),
+    help="Where the status page and /metrics are; they say who takes part.  [default: 127.0.0.1, the next port]",
+)
 @click.option("--tls-cert", type=_file, help="The server's certificate chain, PEM.")
 @click.option("--tls-key", type=_file, help="Its private key, PEM.")
 @click.option("--client-ca", type=_file, help="Let in only who has a certificate of this authority (mutual TLS), PEM.")
@@ -103,6 +107,7 @@ def aggregate(
     key: Path,
     second_moment: Path | None,
     listen: tuple[str, int],
+    status_listen: tuple[str, int] | None,
     tls_cert: Path | None,
     tls_key: Path | None,
     client_ca: Path | None,
@@ -122,8 +127,8 @@ def aggregate(
     """Add up what the clients upload, masked, and merge it.
 
     Needs no model and no GPU: the session, the server's key, and the second moments that the session was made with.
-    Clients connect by HTTPS; a status page is at the same address. Killed or stopped, the same command goes on where it
-    was. It ends when every client has the result, or the session has failed (exit code 3).
+    Clients connect by HTTPS; operators have a status page on this machine. Killed or stopped, the same command goes
+    on where it was. It ends when every client has the result, or the session has failed (exit code 3).
 
     \b
     Example:
@@ -158,7 +163,8 @@ def aggregate(
             out=out,
             force=force,
         )
-        asyncio.run(run.until_over(listen, tls, limits))
+        beside = "127.0.0.1", listen[1] and listen[1] + 1
+        asyncio.run(run.until_over(listen, status_listen or beside, tls, limits))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +179,9 @@ class _Run:
     out: Path
     force: bool
 
-    async def until_over(self, listen: tuple[str, int], tls: Tls | None, limits: Limits) -> None:
+    async def until_over(
+        self, listen: tuple[str, int], status: tuple[str, int], tls: Tls | None, limits: Limits
+    ) -> None:
         service, stop, interrupted = self.service(), asyncio.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -182,7 +190,7 @@ class _Run:
         app = limit_refusals(api.app, RefusalLimiter(limits.refusals_per_minute, clock=service.clock))
 
         def listening(url: str) -> None:
-            say(f"Listening on {url}; its status page is there too. Session {self.session.transcript.hex()}")
+            say(f"Listening on {url}. Session {self.session.transcript.hex()}")
 
         async def work() -> None:
             await service.run()
@@ -195,8 +203,19 @@ class _Run:
         serving = loop.create_task(
             serve(app, host=listen[0], port=listen[1], tls=tls, limits=limits, on_listening=listening, stop=stop)
         )
+        watched = loop.create_task(
+            serve(
+                api.operators,
+                host=status[0],
+                port=status[1],
+                tls=None if is_loopback(status[0]) else tls,
+                limits=limits,
+                on_listening=lambda url: say(f"Status page: {url}"),
+                stop=stop,
+            )
+        )
         working, signalled = loop.create_task(work()), loop.create_task(interrupted.wait())
-        tasks: list[asyncio.Task[object]] = [serving, working, signalled]
+        tasks: list[asyncio.Task[object]] = [serving, watched, working, signalled]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -320,10 +339,7 @@ def _tls(
             "Give --tls-cert and --tls-key: sums travel readable without TLS. For trying things on this machine alone: "
             "--insecure --listen 127.0.0.1:8443"
         )
-    loopback = host == "localhost"
-    with contextlib.suppress(ValueError):
-        loopback = loopback or ipaddress.ip_address(host).is_loopback
-    if not loopback:
+    if not is_loopback(host):
         raise click.UsageError(f"--insecure is for loopback addresses alone; found --listen {host}.")
     return None
 

@@ -5,7 +5,10 @@
     HEAD, PATCH /v1/{transcript}/clients/{i}/sums/{s}        masked input, from Upload-Offset on; 409 has the true one
     GET         /v1/{transcript}/clients/{i}/results/{s}     what sum s gave: digests; waits for them (204: not yet)
     GET         /v1/{transcript}/clients/{i}/layers/{l}      a layer's Δ; ranges
-    GET         /, /status.json, /healthz, /metrics          for operators; read-only
+    GET         /healthz                                     whether it works
+
+For operators there is a second application, to be served where strangers don't get: /, /status.json, /metrics and
+/healthz again. It is read-only, and says who takes part.
 
 Everything below /v1 carries a signature (`authorization`), which is looked at before any body is read. Statuses: 400 a
 check of the protocol failed, 401 no such signature, 409 another state or offset, 410 this is over for the client, 413
@@ -73,13 +76,18 @@ class Api:
                 Route(f"{base}/sums/{{number}}", self._signed(self._patch_upload), methods=["PATCH"]),
                 Route(f"{base}/results/{{number}}", self._signed(self._get_result), methods=["GET"]),
                 Route(f"{base}/layers/{{number}}", self._signed(self._get_layer), methods=["GET"]),
+                Route("/healthz", self._get_health, methods=["GET"]),
+            ]
+        )
+        self.app = _measured(routes, metrics, service.clock)
+        self.operators = Starlette(
+            routes=[
                 Route("/", self._get_page, methods=["GET"]),
                 Route("/status.json", self._get_status, methods=["GET"]),
                 Route("/healthz", self._get_health, methods=["GET"]),
                 Route("/metrics", self._get_metrics, methods=["GET"]),
             ]
         )
-        self.app = _measured(routes, metrics, service.clock)
 
     def _signed(self, handler: Handler, *, by_key_holder: bool = False) -> Callable[[Request], Awaitable[Response]]:
         """Let only a client, or the key holder, through that has signed the request."""

@@ -88,9 +88,16 @@ def _check_url(server: str, *, insecure: bool) -> None:
     if not well_formed:
         hint = "" if insecure else " (http:// needs --insecure, and a server on this machine)"
         raise click.UsageError(f"--server: found {server!r}; expected {expected}://HOST:PORT{hint}.")
-    if insecure:
-        loopback = host == "localhost"
-        with contextlib.suppress(ValueError):
-            loopback = loopback or ipaddress.ip_address(host).is_loopback
-        if not loopback:
-            raise click.UsageError(f"--insecure is for loopback addresses alone; found {server}.")
+    if insecure and not is_loopback(host):
+        raise click.UsageError(f"--insecure is for loopback addresses alone; found {server}.")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, as it was typed, is this machine and no other.
+
+    >>> is_loopback("localhost"), is_loopback("::1"), is_loopback("0.0.0.0"), is_loopback("example.org")
+    (True, True, False, False)
+    """
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"

@@ -247,6 +247,15 @@ def test_what_is_open_to_all_holds_no_secret_and_no_message(tmp_path, until):
         asyncio.run(run(asker, cohort))
 
 
+def test_strangers_are_not_told_who_takes_part(tmp_path):
+    async def run(asker):
+        for path in ("/", "/status.json", "/metrics"):
+            assert (await asker.ask("GET", path, app=asker.api.app)).status == 404
+
+    with asking(tmp_path) as (asker, _):
+        asyncio.run(run(asker))
+
+
 @pytest.mark.parametrize("until", [None, in_upload, is_over], ids=["before", "in between", "after"])
 def test_what_is_open_to_all_cannot_be_made_to_do_anything(tmp_path, until):
     async def run(asker):
