@@ -144,6 +144,7 @@ class Run:
             [
                 *("aggregate", "--session", self.parties.session(self.session_name), "--key"),
                 *(self.parties.key("server"), "--listen", f"127.0.0.1:{self.port}", "--out", "merged"),
+                *("--status-listen", "127.0.0.1:0"),
                 *(*security, *self.options, *options, "--json"),
             ],
             Hooks(crash=crash, trace=str(trace), dead=str(self.dead), me="aggregator"),
