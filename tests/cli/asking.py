@@ -53,7 +53,7 @@ class Asker:
         return f"/v1/{self.light.session.transcript.hex()}/clients/{client}/{target}"
 
     def signature(self, client, method, target, offset=0):
-        return authorization(self.light.session, self.light.identities[client], method, target, offset)
+        return authorization(self.light.session, self.light.identity(client), method, target, offset)
 
     async def signed(self, client, method, target, *, offset=None, body=(), headers=None):
         """A client's request."""

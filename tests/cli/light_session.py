@@ -20,7 +20,7 @@ import numpy as np
 from collabsecure.agreement import Agreement, Flow, second_moment_digest
 from collabsecure.hyperparameters import Hyperparameters
 from collabsecure.merge import merge_delta
-from collabsecure.sessions import Ranges, cross_name, editing_session, gram_name
+from collabsecure.sessions import Encryption, Ranges, cross_name, editing_session, gram_name
 from collabsecure_cli.aggregate import describe
 from collabsecure_cli.aggregator import Aggregator
 from collabsecure_cli.api import Api
@@ -30,10 +30,11 @@ from collabsecure_cli.metrics import Metrics
 from collabsecure_cli.results import Results
 from collabsecure_cli.service import Durations, Service
 from collabsecure_cli.serving import Limits, Tls, serve
-from collabsecure_protocols import Identity, Policy, Session
+from collabsecure_protocols import Identity, KeyPair, Policy, Session
 
 LAMBDA = 50.0
 SERVER = Identity(b"\x00" * 31 + b"\x01")
+HOLDER = Identity(b"\x00" * 31 + b"\x02")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,10 @@ class LightSession:
     identities: Mapping[int, Identity] = field(repr=False)  # client → its identity
     moments: Mapping[int, np.ndarray] = field(repr=False)  # layer → C, weighted
     seed: int
+
+    def identity(self, party: int) -> Identity:
+        """A client's, or the key holder's behind the last client."""
+        return HOLDER if party > self.session.num_clients else self.identities[party]
 
     def second_moment(self, layer: int) -> np.ndarray:
         return self.moments[layer]
@@ -73,8 +78,12 @@ def make_session(
     max_edits: int = 3,
     flow: Flow = "layer-synchronous",
     seed: int = 7,
+    key_pair: KeyPair | None = None,
 ) -> LightSession:
-    """A session of random second moments; the same arguments give the same session."""
+    """A session of random second moments, encrypted if there is a key pair; the same arguments give the same one."""
+    encryption = None
+    if key_pair is not None:
+        encryption = Encryption(scheme=key_pair.public.scheme, holder=HOLDER.public, key=key_pair.public.encode())
     rng = np.random.default_rng(seed)
     moments = {layer: _second_moment(rng, d_in) for layer in layers}
     identities = {client: Identity(bytes([client]) * 32) for client in range(1, num_clients + 1)}
@@ -91,6 +100,7 @@ def make_session(
         max_edits=max_edits,
         client_names=tuple(f"client-{client}" for client in identities),
         server_name="sum-server",
+        key_holder_name=None if key_pair is None else "key-holder",
     )
     session = editing_session(
         session_id=rng.bytes(32),
@@ -103,6 +113,7 @@ def make_session(
         ranges=Ranges(max_edits=max_edits, residual=100.0),
         one_shot=flow == "one-shot",
         parameters=agreement.parameters(),
+        encryption=encryption,
     )
     return LightSession(session=session, agreement=agreement, identities=identities, moments=moments, seed=seed)
 
