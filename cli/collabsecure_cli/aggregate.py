@@ -80,6 +80,9 @@ class Address(click.ParamType):  # type: ignore[type-arg]  # not generic in olde
 @click.option("--upload-time", type=Duration(), default=_DURATIONS.upload, help="To wait for masked input.  [6h]")
 @click.option("--answer-time", type=Duration(), default=_DURATIONS.answer, help="To wait for anything else.  [1h]")
 @click.option(
+    "--open-time", type=Duration(), default=_DURATIONS.opening, help="To wait for the key holder, a sum.  [6h]"
+)
+@click.option(
     "--linger", type=Duration(), default=_DURATIONS.linger, help="To wait at the end until all have the result.  [1h]"
 )
 @click.option("--max-connections", type=click.IntRange(min=1), default=_LIMITS.max_connections, show_default=True)
@@ -118,6 +121,7 @@ def aggregate(
     join_time: float,
     upload_time: float,
     answer_time: float,
+    open_time: float,
     linger: float,
     max_connections: int,
     max_connections_per_address: int,
@@ -140,7 +144,7 @@ def aggregate(
     agreement = Agreement.of(session)
     refuse_foreign(out, session, force=force)
     moments = SessionMoments(second_moment or session_file.parent / "stats", agreement)
-    durations = Durations(join=join_time, upload=upload_time, answer=answer_time, linger=linger)
+    durations = Durations(join=join_time, upload=upload_time, answer=answer_time, opening=open_time, linger=linger)
     limits = Limits(
         max_connections=max_connections,
         max_connections_per_address=max_connections_per_address,
@@ -292,7 +296,7 @@ def describe(service: Service, agreement: Agreement) -> Status:
         task=session.task,
         model=agreement.model,
         flow=agreement.flow,
-        phase="MERGING" if picture.is_merging else str(picture.state),
+        phase="OPENING" if service.is_opening else "MERGING" if picture.is_merging else str(picture.state),
         sum_name=spec.name if spec else None,
         sum_index=max(picture.sum_index, 0),
         num_sums=len(session.sums),

@@ -183,22 +183,35 @@ class Aggregator:
 
     # What the key holder of an encrypted session does
 
-    def encrypted_sum(self) -> bytes:
-        """The EncryptedSum of the sum that is finished."""
+    def encrypted_sum(self, sum_index: int) -> bytes:
+        """The EncryptedSum of the sum that is finished.
+
+        Raises:
+            TooLate: the sum is not the one that waits for the key holder.
+        """
+        self._check_opening(sum_index)
         return self._server.encrypted_sum()
 
-    def encrypted_chunk(self, index: int) -> bytes:
-        """One chunk of its ciphertexts."""
+    def encrypted_chunk(self, sum_index: int, index: int) -> bytes:
+        """One chunk of its ciphertexts; raises as `encrypted_sum`."""
+        self._check_opening(sum_index)
         return bytes(self._server.encrypted_chunk(index))
 
     def take_results(self, sum_index: int, signed: SignedDigests) -> None:
         """Take over the updates of a sum that the key holder has made, uploaded and signed.
 
         Raises:
+            TooLate: the sum is not the one that waits for the key holder.
             RemoteProtocolError: an update is not all here, not the one of that digest, or not signed by the key holder.
             BadFile: as `receive`.
         """
+        self._check_opening(sum_index)
         self.updates.take(sum_index, signed, self._server.survivors)
+
+    def close_opening(self, sum_index: int, time: str) -> None:
+        """The key holder's time is up; if it has just handed a sum's updates back, the session goes on."""
+        if self.wants_merge and self.sum_index == sum_index:
+            self.fail(f"the key holder has not opened {self.session.sums[sum_index].name} within {time}")
 
     def fail(self, reason: str) -> None:
         """End the session without a result."""
@@ -316,6 +329,12 @@ class Aggregator:
 
     def _has_uploaded(self, client: int) -> bool:
         return self.state is ServerState.MASKED_INPUT and client not in self._server.missing
+
+    def _check_opening(self, sum_index: int) -> None:
+        if self.failure is not None:
+            raise TooLate(self.failure)
+        if not self.wants_merge or sum_index != self.sum_index:
+            raise TooLate(f"sum {sum_index} does not wait for the key holder")
 
     def _check_running(self, client: int, sum_index: int) -> None:
         if self.state is ServerState.MASKED_INPUT and sum_index == self.sum_index and client in self.participants:

@@ -131,7 +131,9 @@ class Connection:
 
     def end(self, number: int) -> None:
         """Say that everything up to this message has arrived; nobody waits for an answer."""
-        target = f"messages/{number}"
+        self._say_end(f"messages/{number}")
+
+    def _say_end(self, target: str) -> None:
         headers = self._headers("GET", target, 0)
         with suppress(httpx2.TransportError), self._http.stream("GET", target, headers=headers, timeout=5.0):
             pass  # whatever it is
@@ -226,6 +228,10 @@ class Connection:
     def post_results(self, sum_index: int, results: Mapping[str, object]) -> None:
         """Say that all of a sum's updates are uploaded: their digests, signed."""
         self._request("POST", f"results/{sum_index}", body=json.dumps(results).encode())
+
+    def end_opening(self, num_sums: int) -> None:
+        """Say that all sums are opened and handed back; nobody waits for an answer."""
+        self._say_end(f"encrypted/{num_sums}")
 
     def _poll(self, target: str) -> Answer:
         while True:

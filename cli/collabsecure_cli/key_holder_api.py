@@ -1,6 +1,6 @@
 """What the aggregator's API has for the key holder of an encrypted session: sums out, updates in.
 
-GET         …/clients/{n + 1}/encrypted/{s}       sum s: EncryptedSum; waits for it (204: not yet)
+GET         …/clients/{n + 1}/encrypted/{s}       sum s: EncryptedSum; waits for it (204: not yet); 410 after the last
 GET         …/clients/{n + 1}/encrypted/{s}/{c}   its chunk c of ciphertexts
 HEAD, PATCH …/clients/{n + 1}/layers/{l}          a layer's Δ, from Upload-Offset on
 POST        …/clients/{n + 1}/results/{s}         that all Δ of sum s are here: digests, signed
@@ -33,26 +33,29 @@ class KeyHolderApi:
             Route(f"{base}/results/{{number}}", signed(self._post_results), methods=["POST"]),
         ]
 
-    async def _get_sum(self, request: Request, __: int) -> Response:
+    async def _get_sum(self, request: Request, party: int) -> Response:
         number = number_in(request.path_params["number"])
         service, engine = self._service, self._service.aggregator
-        if number is None or number >= len(service.session.sums):
+        last = len(service.session.sums)
+        if number is None or number > last:
             return problem(400, "a sum has a number")
         async for _ in self._waiting():
-            if service.picture.failure is not None or engine.results.has(number):
-                raise TooLate(service.picture.failure or "this sum is merged")
+            if service.picture.failure is not None or (number == last and service.picture.is_over):
+                service.note_told(party)
+                raise TooLate(service.picture.failure or "all sums are merged")
+            if number == last or engine.results.has(number):
+                raise TooLate("this sum is merged, or never will be")
             if service.picture.is_merging and service.picture.sum_index == number:
-                return Response(await service.call(engine.encrypted_sum), media_type=BINARY)
+                return Response(await service.call(engine.encrypted_sum, number), media_type=BINARY)
         return Response(status_code=204)
 
     async def _get_chunk(self, request: Request, _: int) -> Response:
         number, chunk = number_in(request.path_params["number"]), number_in(request.path_params["chunk"])
         service, engine = self._service, self._service.aggregator
-        if not service.picture.is_merging or number != service.picture.sum_index:
-            raise TooLate("this sum is not there to be opened")
-        if chunk is None or chunk >= service.session.sums[number].num_chunks:
-            return problem(400, "a chunk has a number")
-        return Response(await service.call(engine.encrypted_chunk, chunk), media_type=BINARY)
+        sums = service.session.sums
+        if number is None or number >= len(sums) or chunk is None or chunk >= sums[number].num_chunks:
+            return problem(400, "a sum and its chunks have numbers")
+        return Response(await service.call(engine.encrypted_chunk, number, chunk), media_type=BINARY)
 
     async def _get_offset(self, request: Request, _: int) -> Response:
         layer = self._layer(request)
@@ -74,12 +77,10 @@ class KeyHolderApi:
         number = number_in(request.path_params["number"])
         content = json_in(await whole_body(request, MOST_JSON_BYTES))
         engine = self._service.aggregator
-        if number is None or content is None:
+        if number is None or number >= len(self._service.session.sums) or content is None:
             return problem(400, "results are a JSON object, of a sum with a number")
-        if number < len(self._service.session.sums) and engine.results.has(number):
+        if engine.results.has(number):
             return Response(status_code=204)
-        if not self._service.picture.is_merging or number != self._service.picture.sum_index:
-            raise TooLate("this sum has no results to take")
         try:
             signed = {layer: signed_digest(layer, content) for layer in engine.results.layers_of(number)}
         except Refused as error:
@@ -91,5 +92,5 @@ class KeyHolderApi:
         """The layer that a request is about, one of those that the key holder is at."""
         layer, picture = number_in(request.path_params["number"]), self._service.picture
         if not picture.is_merging or layer not in self._service.aggregator.results.layers_of(picture.sum_index):
-            raise TooLate("no update of that layer is waited for")
+            raise TooLate(picture.failure or "no update of that layer is waited for")
         return layer

@@ -13,6 +13,7 @@ from typing import ParamSpec, TypeVar
 
 from collabsecure.errors import CollabsecureError
 from collabsecure_cli.aggregator import Aggregator
+from collabsecure_cli.durations import in_words
 from collabsecure_cli.results import LoadSecondMoment
 from collabsecure_protocols import ServerState
 
@@ -27,6 +28,7 @@ class Durations:
     join: float = 24 * 3600.0  # for everybody's keys
     upload: float = 6 * 3600.0  # for masked input, which takes a client some computing
     answer: float = 3600.0  # for anything else
+    opening: float = 6 * 3600.0  # for the key holder of an encrypted session to open and merge a sum
     linger: float = 3600.0  # at the end, for those who have not fetched the outcome
 
     def of(self, state: ServerState) -> float | None:
@@ -93,16 +95,25 @@ class Service:
             self._done.add(client)
             self._wake()
 
-    def note_told(self, client: int) -> None:
-        """A client was told that the session goes on without it: it has no reason to come back for the end."""
-        self._told.add(client)
+    def note_told(self, party: int) -> None:
+        """A client was told that the session goes on without it, or the key holder that it is over for it.
+
+        It has no reason to come back for the end.
+        """
+        self._told.add(party)
         self._wake()
+
+    @property
+    def concerned(self) -> frozenset[int]:
+        """Who is waited for at the end: whoever was ever in it, and the key holder if it has been here."""
+        clients = {client for client, box in self.aggregator.mailboxes.items() if box}
+        holder = {number for number in self.seen if number > self.session.num_clients}
+        return frozenset(clients | holder)
 
     @property
     def is_served(self) -> bool:
         """Whether all is over and everybody who was ever in it knows."""
-        concerned = {client for client, box in self.aggregator.mailboxes.items() if box}
-        return self.picture.is_over and concerned <= self._done | self._told
+        return self.picture.is_over and self.concerned <= self._done | self._told
 
     @property
     def done(self) -> frozenset[int]:
@@ -112,7 +123,14 @@ class Service:
     @property
     def phase_seconds(self) -> float | None:
         """That the phase has in all; None where nobody is waited for."""
-        return None if self.picture.is_over else self._durations.of(self.picture.state)
+        if self.picture.is_over:
+            return None
+        return self._durations.opening if self.is_opening else self._durations.of(self.picture.state)
+
+    @property
+    def is_opening(self) -> bool:
+        """Whether the key holder of an encrypted session is waited for."""
+        return self.picture.is_merging and self.session.is_encrypted
 
     @property
     def seconds_left(self) -> float | None:
@@ -163,11 +181,14 @@ class Service:
         while not self.picture.is_over:
             if self.broken is not None:
                 raise self.broken
-            if self.picture.is_merging and not self.session.is_encrypted:
+            if self.picture.is_merging and not self.is_opening:
                 self._tell(f"Merging {self.session.sums[self.picture.sum_index].name}…")
                 await self.call(engine.merge, self._second_moment)
             elif self.picture.state is ServerState.READY and not self.picture.is_merging:
                 await self.call(engine.start_sum)
+            elif self.seconds_left == 0 and self.is_opening:
+                self._told.add(self.session.num_clients + 1)  # the key holder has had its time
+                await self.call(engine.close_opening, self.picture.sum_index, in_words(self._durations.opening))
             elif self.seconds_left == 0:
                 self._tell(f"The time of {self.picture.state} is up; waited for clients {_list(self.picture.missing)}")
                 await self.call(engine.close_phase, self.picture.state, self.picture.sum_index)
@@ -191,13 +212,14 @@ class Service:
 
     def _enter(self, picture: Picture) -> None:
         before, self.picture = self.picture, picture
-        if (picture.state, picture.sum_index) != (before.state, before.sum_index):
+        if self._phase(picture) != self._phase(before):
             self._phase_ends = self._end_of_phase()
             name = f" of {self.session.sums[picture.sum_index].name}" if picture.sum_index >= 0 else ""
-            self._tell(f"{picture.state}{name}")
-            if picture.is_merging and self.session.is_encrypted:
-                self._tell("Waiting for the key holder to open the sum…")
+            self._tell("Waiting for the key holder to open the sum…" if self.is_opening else f"{picture.state}{name}")
         self._wake()
+
+    def _phase(self, picture: Picture) -> tuple[ServerState, int, bool]:
+        return picture.state, picture.sum_index, picture.is_merging and self.session.is_encrypted
 
     def _end_of_phase(self) -> float | None:
         return None if self.phase_seconds is None else self.clock() + self.phase_seconds

@@ -35,7 +35,7 @@ class Status:
     task: str
     model: str
     flow: str
-    phase: str  # ServerState's value, or "MERGING"
+    phase: str  # ServerState's value, or "MERGING", or "OPENING" where the key holder does that
     sum_name: str | None  # None before the first sum
     sum_index: int  # from 0, as in the messages
     num_sums: int
@@ -80,6 +80,7 @@ PHASES: Final = {
         label="Unmask", hint="Clients take the masks off the sum, and off nothing else.", done=4, current=4
     ),
     "MERGING": _Phase(label="Merging", hint="The aggregator solves for the layer's update.", done=5, current=None),
+    "OPENING": _Phase(label="Opening", hint="The key holder decrypts the sum and merges it.", done=5, current=None),
     "FINISHED": _Phase(label="Finished", hint="All sums are done.", done=5, current=None),
     "ABORTED": _Phase(label="Aborted", hint="The session ended without a result.", done=0, current=None),
 }
@@ -153,7 +154,7 @@ def _tone(status: Status) -> str:
 def _sums_done(status: Status) -> int:
     if status.phase == "FINISHED":
         return status.num_sums
-    return status.sum_index + (status.phase == "MERGING")
+    return status.sum_index + (status.phase in ("MERGING", "OPENING"))
 
 
 def _sum_in_words(status: Status) -> str:

@@ -18,6 +18,8 @@ class ReceivedUpdates:
 
     def __init__(self, results: Results, folder: StateFolder) -> None:
         self._results, self._folder = results, folder
+        for layer in results.digests:  # a crash may have kept what was taken over just before
+            folder.remove(_name(layer))
 
     def offset(self, layer: int) -> int:
         """The byte at which the upload of a layer's Δ goes on."""
@@ -60,4 +62,8 @@ class ReceivedUpdates:
 
     def _staged(self, layer: int) -> StagedUpload:
         d_out, d_in = self._results.shape(layer)
-        return StagedUpload(self._folder.path / f"update-{layer}", delta_boundaries(8 * d_out * d_in))
+        return StagedUpload(self._folder.path / _name(layer), delta_boundaries(8 * d_out * d_in))
+
+
+def _name(layer: int) -> str:
+    return f"update-{layer}"

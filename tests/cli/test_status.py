@@ -58,7 +58,7 @@ def test_every_phase_has_its_place_on_the_page(phase):
 
 
 def test_the_page_knows_the_servers_states_and_merging():
-    assert set(PHASES) == {*ServerState, "MERGING"}
+    assert set(PHASES) == {*ServerState, "MERGING", "OPENING"}
 
 
 def test_operators_words_never_become_markup():
