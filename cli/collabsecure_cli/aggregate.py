@@ -8,7 +8,6 @@ from pathlib import Path
 
 import click
 
-import collabsecure
 from collabsecure.agreement import Agreement
 from collabsecure_cli.aggregator import Aggregator
 from collabsecure_cli.api import Api
@@ -20,6 +19,7 @@ from collabsecure_cli.group import Interrupted, NoResult
 from collabsecure_cli.identity import load_identity
 from collabsecure_cli.metrics import Metrics
 from collabsecure_cli.moments import SessionMoments
+from collabsecure_cli.overview import describe
 from collabsecure_cli.progress import say
 from collabsecure_cli.refusals import RefusalLimiter, limit_refusals
 from collabsecure_cli.report import DELTA, Report, norms, refuse_foreign, write_merged
@@ -27,7 +27,6 @@ from collabsecure_cli.results import Results
 from collabsecure_cli.service import Durations, Service
 from collabsecure_cli.serving import Limits, Tls, serve
 from collabsecure_cli.session import load_session
-from collabsecure_cli.status import ClientStatus, Status
 from collabsecure_protocols import Identity, Session
 
 _file = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -282,53 +281,6 @@ class _Run:
             f"{self.out / DELTA}, with report.md beside it.{unserved}\n"
             f"Next: collabsecure apply --model {self.agreement.model} --delta {self.out / DELTA} --out edited/",
         )
-
-
-def describe(service: Service, agreement: Agreement) -> Status:
-    """What operators see of a service."""
-    picture, session, now = service.picture, service.session, service.clock()
-    spec = session.sums[picture.sum_index] if picture.sum_index >= 0 else None
-    outcome = picture.failure and f"No result: {picture.failure}"
-    if picture.is_over and outcome is None:
-        outcome = "Finished: the update is merged."
-    return Status(
-        session=session.transcript.hex(),
-        task=session.task,
-        model=agreement.model,
-        flow=agreement.flow,
-        phase="OPENING" if service.is_opening else "MERGING" if picture.is_merging else str(picture.state),
-        sum_name=spec.name if spec else None,
-        sum_index=max(picture.sum_index, 0),
-        num_sums=len(session.sums),
-        clients=tuple(
-            ClientStatus(
-                number=client,
-                name=agreement.client_names[client - 1],
-                standing=_standing(service, client),
-                bytes_received=service.bytes_of[client],
-                last_seen_seconds=now - service.seen[client] if client in service.seen else None,
-            )
-            for client in session.client_ids
-        ),
-        bytes_received=sum(service.bytes_of.values()),
-        seconds_left=service.seconds_left,
-        phase_seconds=service.phase_seconds,
-        running_seconds=now - service.started,
-        outcome=outcome,
-        finished=picture.is_over and picture.failure is None,
-        version=collabsecure.__version__,
-    )
-
-
-def _standing(service: Service, client: int) -> str:
-    picture = service.picture
-    if client in service.done:
-        return "done"
-    if client in picture.out:
-        return "left out"
-    if client in picture.missing:
-        return "waited for"
-    return "taking part" if picture.is_over or picture.is_merging else "arrived"
 
 
 def _tls(

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from cohort import Cohort
 from light_session import SERVER, engine_in, make_session
 
-from collabsecure_cli.aggregate import describe
 from collabsecure_cli.api import Api
 from collabsecure_cli.authorization import authorization
 from collabsecure_cli.metrics import Metrics
+from collabsecure_cli.overview import describe
 from collabsecure_cli.service import Durations, Service
 from collabsecure_cli.uploads import boundaries
 from collabsecure_protocols import ServerState

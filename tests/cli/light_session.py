@@ -21,12 +21,12 @@ from collabsecure.agreement import Agreement, Flow, second_moment_digest
 from collabsecure.hyperparameters import Hyperparameters
 from collabsecure.merge import merge_delta
 from collabsecure.sessions import Encryption, Ranges, cross_name, editing_session, gram_name
-from collabsecure_cli.aggregate import describe
 from collabsecure_cli.aggregator import Aggregator
 from collabsecure_cli.api import Api
 from collabsecure_cli.folder import StateFolder
 from collabsecure_cli.ledger import EditLedger
 from collabsecure_cli.metrics import Metrics
+from collabsecure_cli.overview import describe
 from collabsecure_cli.results import Results
 from collabsecure_cli.service import Durations, Service
 from collabsecure_cli.serving import Limits, Tls, serve
