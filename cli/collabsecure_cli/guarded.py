@@ -37,7 +37,8 @@ class _Stage(Enum):
     HEADERS = "headers"
     BODY = "body"
     REFUSED_BODY = "the body of a request that is answered already"
-    WAITING = "waiting"  # for the app, or for a next request: uvicorn's keep-alive timer looks after that
+    WAITING = "waiting for the app"
+    IDLE = "between requests"  # uvicorn's own timer for that is off once the rest of a refused body has come
     TAKING = "taking the answer"
     CLOSING = "closing"
 
@@ -53,6 +54,7 @@ class Connection(H11Protocol):
             _Stage.BODY: limits.body_seconds,
             _Stage.REFUSED_BODY: limits.header_seconds,
             _Stage.WAITING: math.inf,
+            _Stage.IDLE: limits.idle_seconds,
             _Stage.TAKING: limits.body_seconds,
             _Stage.CLOSING: limits.body_seconds,
         }
@@ -93,7 +95,10 @@ class Connection(H11Protocol):
             self.cycle.disconnected = True  # the app may go on; nobody listens
             self.cycle.message_event.set()
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            super().send_400_response(msg)
+            try:
+                super().send_400_response(msg)
+            except h11.LocalProtocolError:  # it was a HEAD request, whose answer has no text
+                self.transport.close()
         else:
             self.transport.abort()
 
@@ -131,6 +136,6 @@ class Connection(H11Protocol):
             return _Stage.TAKING
         if self.conn.their_state is h11.SEND_BODY:
             return _Stage.REFUSED_BODY if self.conn.our_state is h11.DONE else _Stage.BODY
-        if self.conn.their_state is h11.IDLE and (self.cycle is None or self._next_began):
-            return _Stage.HEADERS
+        if self.conn.their_state is h11.IDLE:
+            return _Stage.HEADERS if self.cycle is None or self._next_began else _Stage.IDLE
         return _Stage.WAITING

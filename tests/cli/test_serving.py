@@ -72,7 +72,7 @@ def quiet(caplog):
     """Nothing that a peer does ends in the log as an error, let alone with a traceback."""
     with caplog.at_level(logging.WARNING):
         yield
-    assert not caplog.records
+    assert not caplog.get_records("call")
 
 
 def connect(server, source="127.0.0.1", context=None):
@@ -183,6 +183,21 @@ def test_an_idle_connection_is_kept_for_idle_seconds_and_no_longer(quiet):
             time.sleep(0.8)  # longer than a request's headers may take
         assert seconds_until_hung_up(connection.sock) < 2
         connection.close()
+
+
+def test_a_connection_whose_body_came_after_the_answer_is_not_kept_for_ever(quiet):
+    with served(APP, limits=QUICK) as server, connect(server) as peer:
+        peer.sendall(b"POST /refused HTTP/1.1\r\nHost: here\r\nContent-Length: 4\r\n\r\n")
+        assert b" 403 " in peer.recv(65536)
+        peer.sendall(b"late")
+        assert seconds_until_hung_up(peer) < HUNG_UP
+
+
+def test_a_head_request_with_a_broken_body_is_no_traceback(quiet):
+    with served(APP, limits=QUICK) as server, connect(server) as peer:
+        peer.sendall(b"HEAD / HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\nno number\r\n")
+        assert b" 400 " in peer.recv(65536)
+        assert seconds_until_hung_up(peer) < HUNG_UP
 
 
 def test_a_long_poll_may_last_longer_than_all_limits(quiet):
