@@ -41,7 +41,7 @@ ROWS = {  # alice, bob and the aggregator are killed once each, at about the sam
 def test_killed_and_started_again_the_session_ends_with_the_same_bytes(parties, tmp_path, where):
     alice, bob, aggregator = ROWS[where]
     with running(parties, "three", tmp_path / "run", wait_for_the_dead=True) as run:
-        run.to_the_end(aggregator=aggregator, alice=alice, bob=bob)
+        assert not run.to_the_end(aggregator=aggregator, alice=alice, bob=bob), "never came to its crash point"
         assert run.check("alice", "bob", "carol") == {0: (1, 2, 3), 1: (1, 2, 3)}
         left = {path.name for path in (run.folder / "merged.state").iterdir()}
         assert not [name for name in left if name.startswith((".", "upload-"))], left
@@ -50,12 +50,13 @@ def test_killed_and_started_again_the_session_ends_with_the_same_bytes(parties, 
 
 def test_one_shot_session_survives_kills_as_well(parties, tmp_path):
     with running(parties, "three-one-shot", tmp_path / "run", wait_for_the_dead=True) as run:
-        run.to_the_end(
+        never = run.to_the_end(
             aggregator=at(AFTER, "append", "uploaded", 1),
             alice=at(AFTER, "upload", "0", 4),
             bob=at(AFTER, "write", "layer-0.f64"),
             carol=at(DURING, "write", "complete"),
         )
+        assert not never
         run.check("alice", "bob", "carol")
 
 
