@@ -18,7 +18,7 @@ from collabsecure_protocols import ServerState
 
 LIGHT = make_session(num_clients=3)
 SOON = Limits(header_seconds=1, body_seconds=1, idle_seconds=1)
-CONNECTIONS, AT_ONCE = 400, 24
+CONNECTIONS, AT_ONCE = 250, 24
 REFUSED = {400, 401, 404, 405, 409, 410, 413, 414, 416, 417, 426, 431}
 MOST_GROWTH = 40 * 2**20  # bytes; a few hundred connections, each with a body of up to a megabyte
 
