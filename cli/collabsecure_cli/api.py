@@ -204,6 +204,8 @@ class Api:
             raise TooLate("the set-up ended without this client; the result is not for it")
         if layer is None or layer not in results.digests:
             return problem(404, "there is no update of that layer")
+        if not results.path(layer).exists():
+            return problem(503, "the update of that layer is gone from the aggregator's disk")
         return _LargeFile(results.path(layer), media_type=BINARY)
 
     async def _get_page(self, _: Request) -> Response:

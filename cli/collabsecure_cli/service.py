@@ -12,13 +12,18 @@ from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
 from collabsecure.errors import CollabsecureError
-from collabsecure_cli.aggregator import Aggregator
+from collabsecure_cli.aggregator import Aggregator, TooLate
 from collabsecure_cli.durations import in_words
 from collabsecure_cli.results import LoadSecondMoment
-from collabsecure_protocols import ServerState
+from collabsecure_cli.uploads import WrongOffset
+from collabsecure_protocols import RemoteProtocolError, ServerState
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class EngineFailed(CollabsecureError):
+    """A bug ended the engine's work; what it had written down is whole."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,13 +158,24 @@ class Service:
 
         try:
             result, picture = await asyncio.get_running_loop().run_in_executor(self._engine, run)
+        except (RemoteProtocolError, TooLate, WrongOffset):  # refused; nothing has changed
+            raise
         except CollabsecureError as error:
-            self.broken = error
-            self._wake()
+            self._break(error)
+            raise
+        except Exception as error:
+            # A step that was half done must not be gone on from: the next start plays what is on the disk.
+            self._break(
+                EngineFailed(f"the aggregator met a bug ({type(error).__name__}) and stopped; the disk is whole")
+            )
             raise
         if picture != self.picture:
             self._enter(picture)
         return result
+
+    def _break(self, error: CollabsecureError) -> None:
+        self.broken = error
+        self._wake()
 
     async def change(self, seconds: float) -> None:
         """Wait until something has happened, at most so long."""
