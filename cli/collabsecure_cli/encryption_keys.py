@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from collabsecure.errors import BadFile
+from collabsecure.errors import BadFile, CollabsecureError
 from collabsecure.files import complete_or_absent, unreadable
 from collabsecure_cli.folder import StateFolder
 from collabsecure_protocols import CiphertextRefused, Identity, KeyPair, PublicKey
@@ -101,6 +101,44 @@ def find_secret(folder: StateFolder, public: bytes) -> KeyPair:
             remedy="It was made with: collabsecure keyholder new --state …",
         )
     return KeyPair.restore(saved)
+
+
+class KeyPairUsed(CollabsecureError):
+    """A key pair has served another session: two sessions under one would be two chances to attack it."""
+
+    def __init__(self, path: Path, session: str) -> None:
+        super().__init__(
+            f"The key pair of this session has opened sums of another one, {session[:16]}… ({path}). A key pair serves "
+            "one session: make a new one with `collabsecure keyholder new`, and a session with it"
+        )
+
+
+def refuse_used(folder: StateFolder, key: PublicKey, transcript: bytes) -> None:
+    """Let a key pair serve no second session.
+
+    Raises:
+        KeyPairUsed: it has opened a sum of another one.
+    """
+    served = folder.read(_session_name(key))
+    if served is not None and served != transcript.hex().encode():
+        raise KeyPairUsed(
+            folder.path / _session_name(key), "".join(filter(str.isalnum, served.decode("utf-8", "replace")))
+        )
+
+
+def begin_session(folder: StateFolder, key: PublicKey, transcript: bytes) -> None:
+    """Write down which session a key pair serves, before it decrypts anything of it.
+
+    Raises:
+        KeyPairUsed: as `refuse_used`.
+        BadFile: the disk would not take it.
+    """
+    refuse_used(folder, key, transcript)
+    folder.write(_session_name(key), [transcript.hex().encode()])
+
+
+def _session_name(key: PublicKey) -> str:
+    return f"encryption-{key.digest.hex()[:32]}.session"
 
 
 def _name(key: PublicKey) -> str:

@@ -56,6 +56,7 @@ class CommandGroup(click.Group):
             if error.name not in _OF_EXTRA_EDIT:
                 raise
             purpose = f"collabsecure {ctx.invoked_subcommand}"
-            raise click.ClickException(str(MissingExtra(purpose, package=error.name, extra="edit"))) from error
+            extra = "ckks" if ctx.invoked_subcommand == "keyholder" else "edit"
+            raise click.ClickException(str(MissingExtra(purpose, package=error.name, extra=extra))) from error
         except KeyboardInterrupt as error:
             raise Interrupted("Interrupted.") from error

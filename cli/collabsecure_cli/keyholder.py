@@ -7,10 +7,11 @@ import click
 
 from collabsecure.agreement import Agreement
 from collabsecure.errors import BadFile
+from collabsecure.files import refuse_existing
 from collabsecure.sessions import best_bits
 from collabsecure_cli.answers import NoAnswer, NoResultForUs
 from collabsecure_cli.config import emit, operator_options
-from collabsecure_cli.encryption_keys import find_secret, keep_secret, write_public
+from collabsecure_cli.encryption_keys import find_secret, keep_secret, refuse_used, write_public
 from collabsecure_cli.endpoints import ServerChoice, server_options
 from collabsecure_cli.folder import StateFolder
 from collabsecure_cli.group import NoResult, Unreachable, interruptible
@@ -55,6 +56,8 @@ def new(*, key: Path, scheme: Scheme, out: Path, state: Path | None, force: bool
       collabsecure keyholder new --key dora.key --out holder.json
     """  # noqa: D301 - \b is click's mark for lines that stay as they are
     identity = load_identity(key)
+    if not force:
+        refuse_existing(out)
     pair = KeyPair.generate(scheme)
     with StateFolder.opened(state or key.with_suffix(".state")) as folder:
         keep_secret(folder, pair)
@@ -127,6 +130,7 @@ def run(
 
     with StateFolder.opened(state or key.with_suffix(".state")) as folder:
         pair = find_secret(folder, session.encryption_key)
+        refuse_used(folder, pair.public, session.transcript)
         moments.check(say)
         inside = folder.folder(session.transcript.hex()[:32])
         results = Results(session, agreement, inside.folder("results"))
@@ -138,6 +142,7 @@ def run(
                     identity,
                     pair,
                     connection,
+                    keys=folder,
                     folder=inside,
                     second_moment=moments.__getitem__,
                     say=say,
