@@ -19,7 +19,7 @@ class Refused(CollabsecureError):
 
     def __init__(self, status: int, error: str, check: str) -> None:
         super().__init__(f"the aggregator refused: {error}")
-        self.status, self.check = status, check
+        self.status, self.reason, self.check = status, error, check
 
     @property
     def is_late(self) -> bool:

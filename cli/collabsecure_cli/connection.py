@@ -129,14 +129,20 @@ class Connection:
         """
         return self._poll(f"messages/{number}").content
 
-    def end(self, number: int) -> None:
-        """Say that everything up to this message has arrived; nobody waits for an answer."""
-        self._say_end(f"messages/{number}")
+    def end(self, number: int) -> str:
+        """Say that everything up to this message has arrived; what is said of the end, if an answer comes soon."""
+        return self._say_end(f"messages/{number}")
 
-    def _say_end(self, target: str) -> None:
+    def _say_end(self, target: str) -> str:
         headers = self._headers("GET", target, 0)
-        with suppress(httpx2.TransportError), self._http.stream("GET", target, headers=headers, timeout=5.0):
-            pass  # whatever it is
+        with (
+            suppress(httpx2.TransportError, Refused),
+            self._http.stream("GET", target, headers=headers, timeout=5.0) as response,
+        ):
+            if response.status_code == HTTPStatus.GONE:
+                answer = self._read(response)
+                return refusal(answer).reason if json_in(answer.content) else ""
+        return ""
 
     def offset(self, sum_index: int) -> int:
         """The byte from which on a sum's masked input is wanted.

@@ -154,8 +154,10 @@ class Participant:
         """
         try:
             self._take_part()
-        except NoResultForUs:
-            self._connection.end(self._received)
+        except NoResultForUs as error:
+            why = self._connection.end(self._received)
+            if why and why not in str(error):  # what the protocol has no words for
+                raise NoResultForUs(f"{why}; {error}") from error
             raise
         self._connection.end(self._received)  # so that the aggregator need not wait for us
 

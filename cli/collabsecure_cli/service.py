@@ -110,10 +110,11 @@ class Service:
 
     @property
     def concerned(self) -> frozenset[int]:
-        """Who is waited for at the end: whoever was ever in it, and the key holder if it has been here."""
+        """Who is waited for at the end: whoever was ever in it; the key holder if it was here, or results are its."""
         clients = {client for client, box in self.aggregator.mailboxes.items() if box}
-        holder = {number for number in self.seen if number > self.session.num_clients}
-        return frozenset(clients | holder)
+        holder = self.session.num_clients + 1
+        was_here = holder in self.seen or self.aggregator.results.signatures
+        return frozenset(clients | {holder}) if was_here else frozenset(clients)
 
     @property
     def is_served(self) -> bool:

@@ -275,6 +275,12 @@ def test_last_word_waits_for_nobody_and_reads_nothing(connect):
     connect(stub.url).end(9)  # nobody there any more
 
 
+def test_the_last_word_may_be_answered_with_why_it_is_over(connect):
+    with answering(in_turn(answer(410, b'{"error": "nobody \\u001b came"}'), answer(410, bytes(1 << 21)))) as stub:
+        assert connect(stub.url).end(9) == "nobody \ufffd came"
+        assert connect(stub.url).end(9) == ""
+
+
 def test_identity_and_signatures_are_in_no_line_that_is_told(connect):
     with answering(in_turn(answer(500))) as stub, pytest.raises(NoAnswer) as given_up:
         connect(stub.url, patience=50).post(b"secret words")
