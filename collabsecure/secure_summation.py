@@ -17,6 +17,7 @@ from collabsecure_protocols import (
     Aborted,
     Client,
     Identity,
+    KeyHolder,
     NeedInput,
     Policy,
     SendToClient,
@@ -71,7 +72,8 @@ class Drop:
 class SecureSummation:
     """Runs one session's set-up, then its sums in order; `simulation.Summation`.
 
-    Keys are new for every instance. Clients that dropped are gone for good; the others go on.
+    Keys are new for every instance. Clients that dropped are gone for good; the others go on. The sums of an encrypted
+    session are opened by its key holder.
     """
 
     def __init__(
@@ -82,11 +84,13 @@ class SecureSummation:
         *,
         policy: Policy,
         drops: Sequence[Drop] = (),
+        key_holder: KeyHolder | None = None,
         rng: Rng = os.urandom,
     ) -> None:
         self.session = session
         self.bytes_up = 0  # of all clients together
         self._drops = drops
+        self._key_holder = key_holder
         self._server = Server(session, server_identity)
         self._clients = {
             number: Client(session, identity, policy=policy, rng=rng) for number, identity in enumerate(identities, 1)
@@ -111,12 +115,21 @@ class SecureSummation:
                 self._from_clients((number, client.start()) for number, client in self._clients.items()), index
             )
         self._exchange(self._server.start_sum(link=link), index)
-        layers = next(iter(uploads.values()))
+        layers, opened = next(iter(uploads.values())), self._opened()
         statistics = {
-            layer: Statistics(gram=self._server.decode(gram_name(layer)), cross=self._server.decode(cross_name(layer)))
+            layer: Statistics(gram=opened.decode(gram_name(layer)), cross=opened.decode(cross_name(layer)))
             for layer in layers
         }
         return Summed(layers=statistics, survivors=self._server.survivors)
+
+    def _opened(self) -> Server | KeyHolder:
+        """Whoever knows the sum that has just finished."""
+        if self._key_holder is None:
+            return self._server
+        self._key_holder.begin(self._server.encrypted_sum())
+        for chunk in self._key_holder.missing:
+            self._key_holder.decrypt(chunk, self._server.encrypted_chunk(chunk))
+        return self._key_holder
 
     def _drop(self, index: int) -> None:
         state = self._server.state

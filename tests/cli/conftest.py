@@ -3,6 +3,7 @@
 import fcntl
 
 import pytest
+from encrypted import make_encrypted
 from parties import Parties, make_parties
 from processes import Zygote
 
@@ -28,3 +29,10 @@ def parties(zygote, tmp_path_factory, request):
             make_parties(folder, zygote)
             (folder / "complete").touch()
     return Parties(folder=folder, zygote=zygote)
+
+
+@pytest.fixture(scope="session")
+def encrypted_parties(parties):
+    """The same with a key holder."""
+    pytest.importorskip("tenseal", reason="encryption is of the extra ckks")
+    return make_encrypted(parties)

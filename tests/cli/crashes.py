@@ -97,7 +97,7 @@ def install(hooks):
 
 def _points():
     """call, class or module, its function, what a call is about, and how to do half of it."""
-    from collabsecure_cli import aggregate, client
+    from collabsecure_cli import aggregate, client, keyholder
     from collabsecure_cli.connection import Connection
     from collabsecure_cli.folder import Records, StateFolder
     from collabsecure_cli.journal import Kind
@@ -130,8 +130,14 @@ def _points():
         ("message", Connection, "message", lambda _connection, number: str(number), nothing),
         ("result", Connection, "result", lambda _connection, index: str(index), nothing),
         ("end", Connection, "end", lambda *_: "", nothing),
+        ("encrypted sum", Connection, "encrypted_sum", lambda _connection, index: str(index), nothing),
+        ("encrypted chunk", Connection, "encrypted_chunk", lambda _connection, index, _chunk: str(index), nothing),
+        ("update", Connection, "upload_delta", lambda _connection, layer, *_: str(layer), nothing),
+        ("hand back", Connection, "post_results", lambda _connection, index, _results: str(index), nothing),
+        ("end of opening", Connection, "end_opening", lambda *_: "", nothing),
         ("merged", aggregate, "write_merged", lambda *_: "", nothing),
         ("merged", client, "write_merged", lambda *_: "", nothing),
+        ("merged", keyholder, "write_merged", lambda *_: "", nothing),
     ]
 
 
@@ -139,7 +145,7 @@ def _do_not_wait_for_the_dead(dead):
     """Let a phase's time be up as soon as nobody but the dead is missing, so that no test waits for a clock."""
     from collabsecure_cli.service import Service
 
-    whole, is_served = Service.seconds_left.fget, Service.is_served.fget
+    whole, concerned = Service.seconds_left.fget, Service.concerned.fget
 
     def numbers(service):
         found = {int(path.name): path.read_text() for path in dead.iterdir() if path.name.isdecimal()}
@@ -151,17 +157,13 @@ def _do_not_wait_for_the_dead(dead):
             return None
         return 0.0 if missing and missing <= numbers(service) else min(left, 0.05)
 
-    def done_but_for_the_dead(service):
-        concerned = {client for client, box in service.aggregator.mailboxes.items() if box} - numbers(service)
-        return is_served(service) or (service.picture.is_over and concerned <= service._done | service._told)
-
     Service.seconds_left = property(seconds_left)
-    Service.is_served = property(done_but_for_the_dead)
+    Service.concerned = property(lambda service: concerned(service) - numbers(service))
 
 
 def every_call(trace):
     """From a trace: each call with its name and how many of that name there were before it, from 1."""
-    lines = [line.split(" ") for line in Path(trace).read_text().splitlines()]
+    lines = [line.rsplit(" ", 1) for line in Path(trace).read_text().splitlines()]
     counts = Counter()
     for call, name in lines:
         counts[call, name] += 1

@@ -101,8 +101,16 @@ class _Edit:
     def summation(self, drops):
         """The session's real one, with the parties' real keys."""
         from collabsecure.secure_summation import Drop, SecureSummation
+        from collabsecure_cli.encryption_keys import find_secret
+        from collabsecure_cli.folder import StateFolder
         from collabsecure_cli.identity import load_identity
-        from collabsecure_protocols import Policy
+        from collabsecure_protocols import KeyHolder, Policy
+
+        holder = None
+        if self.session.is_encrypted:
+            key = self._folder / f"{self.agreement.key_holder_name}.key"
+            pair = find_secret(StateFolder(key.with_suffix(".state")), self.session.encryption_key)
+            holder = KeyHolder(self.session, load_identity(key), pair)
 
         identities = [load_identity(self._folder / f"{name}.key") for name in self.agreement.client_names]
         return SecureSummation(
@@ -111,6 +119,7 @@ class _Edit:
             load_identity(self._folder / "server.key"),
             policy=Policy(),
             drops=[Drop.parse(text) for text in drops],
+            key_holder=holder,
         )
 
     def together(self, summation):
