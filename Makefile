@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 help:
 	@echo "make demo [ARGS=…]  five clients edit one GPT-2 together, a few minutes on two cores (ARGS=--help lists the options)"
 	@echo "make test           lint, types, import rules and all tests"
-	@echo "make test-slow      what takes longer: the small world made again, byte for byte"
+	@echo "make test-slow      what takes longer: the small world made again byte for byte, every party killed at every step"
 	@echo "make vectors        protocols/vectors and secagg.md's diagrams, made again; no difference but for a reason"
 	@echo "make lint           ruff, mypy, import-linter"
 	@echo "make bench [ARGS=…] the benchmarks behind benchmarks/README.md, half an hour (ARGS=--quick: minutes)"
