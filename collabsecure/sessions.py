@@ -28,7 +28,7 @@ class Encryption:
 def best_bits(scheme: Scheme, num_clients: int) -> int:
     """The widest ring whose integers take one slot each; 48 where none does, in as many limbs as that takes.
 
-    >>> best_bits("bfv", 5), best_bits("ckks", 30), best_bits("ckks", 60)
+    >>> best_bits("bfv", 5), best_bits("ckks", 30), best_bits("ckks", 100)
     (48, 38, 34)
     """
     for bits in (48, 38, 34):
