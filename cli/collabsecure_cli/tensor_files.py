@@ -55,7 +55,8 @@ class TensorFiles:
         try:
             names = (path / _COMPLETE).read_text(encoding="utf-8").split("\n")
             return {
-                name: np.load(path / f"{number}.npy", mmap_mode="r", allow_pickle=False)
+                # np.memmap is a subclass in Python, which each of a matrix's thousands of rows would go through.
+                name: np.asarray(np.load(path / f"{number}.npy", mmap_mode="r", allow_pickle=False))
                 for number, name in enumerate(names)
             }
         except (OSError, ValueError) as error:
