@@ -1,54 +1,15 @@
 """Every command of docs/two-organisations.md, as it stands there."""
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-
-PAGE = Path(__file__).parents[2] / "docs" / "two-organisations.md"
-PROMPT = re.compile(r"^(\w*)\$ ", re.M)
-
-
-def commands():
-    """(who, command) in order; a command may go over several lines, as a here-document does."""
-    text = "".join(re.findall(r"```console\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S))
-    parts = PROMPT.split(text)[1:]
-    return [(who, command.rstrip("\n")) for who, command in zip(parts[::2], parts[1::2], strict=True)]
+from tutorial import DOCS, play, saying
 
 
 @pytest.fixture(scope="module")
 def played(tmp_path_factory):
-    """All commands run by one shell, so that `&` and `wait` mean what they do on the page; what each has printed."""
     folder = tmp_path_factory.mktemp("tutorial")
-    lines = ["set -eu"]
-    for number, (who, command) in enumerate(commands()):
-        said = folder / f"{number}.out"
-        background = command.endswith(" &")
-        body = command.removesuffix(" &")
-        if body == "wait":
-            lines.append('for pid in $pids; do wait "$pid"; done')
-        elif background:
-            lines += [f"(cd {folder / who}", body, f") > {said} 2>&1 &", 'pids="${pids-} $!"']
-        else:
-            lines += [f"(cd {folder / who}", body, f") > {said} 2>&1"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    (folder / "play.sh").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    try:
-        run = subprocess.run(["bash", "play.sh"], cwd=folder, env=environment, timeout=300, check=False)
-    finally:
-        subprocess.run(["pkill", "-f", str(folder)], check=False)
-    said = {command: folder / f"{number}.out" for number, (_, command) in enumerate(commands())}
-    outputs = {command: path.read_text() for command, path in said.items() if path.exists()}
-    assert run.returncode == 0, list(outputs.items())[-1]
-    return folder, outputs
-
-
-def saying(outputs, part):
-    return next(text for command, text in outputs.items() if part in command)
+    return folder, play(DOCS / "two-organisations.md", folder)
 
 
 def test_every_party_ends_with_the_same_update(played):
