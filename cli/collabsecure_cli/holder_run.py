@@ -19,7 +19,8 @@ from collabsecure_cli.folder import StateFolder
 from collabsecure_cli.requests import number_in
 from collabsecure_cli.results import LoadSecondMoment, Results, merge_sum, sign_result
 from collabsecure_cli.uploads import delta_boundaries
-from collabsecure_protocols import Identity, KeyHolder, KeyPair
+from collabsecure_protocols import Identity, KeyHolder, KeyPair, RemoteProtocolError
+from collabsecure_protocols.errors import SERVER
 
 _STATE = "key-holder"
 _HANDED_BACK = "handed-back"  # how many sums were: what an aggregator that is gone cannot say
@@ -90,6 +91,7 @@ class HolderRun:
         message = self._connection.encrypted_sum(index)
         begin_session(self._keys, self._key_pair.public, self._session.transcript)
         self._holder.begin(message)
+        self._check_place(index)
         self._folder.write(_STATE, [self._holder.save()])
         self._say(f"Opening {name} over {len(self._holder.survivors)} clients…")
         missing = self._holder.missing
@@ -106,6 +108,16 @@ class HolderRun:
             for layer, delta in deltas.items()
         }
         self.results.keep(index, deltas, self._holder.survivors, signatures)
+
+    def _check_place(self, index: int) -> None:
+        """The sum that came is the one that was asked for, and follows the updates that were made here."""
+        found = self._holder.sum_index
+        if found != index:
+            raise RemoteProtocolError(f"sum {found} in the place of sum {index}", check="V20", culprits=(SERVER,))
+        link, ours = self._holder.link, self.results.link
+        if link != ours:
+            text = f"sum {index} follows {link.hex()[:16]}…, the updates that were made here are {ours.hex()[:16]}…"
+            raise RemoteProtocolError(text, check="V21", culprits=(SERVER,))
 
     def _hand_back(self, index: int) -> None:
         """Upload a sum's updates, unless an earlier run has."""

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,8 @@ from collabsecure_cli.roster import roster_line
 from collabsecure_cli.session import load_session
 from collabsecure_protocols import KeyPair, RemoteProtocolError
 from collabsecure_protocols.ckks import PublicKey
-from collabsecure_protocols.envelope import MessageType, seal
+from collabsecure_protocols.envelope import HEADER_BYTES, MessageType, seal
+from collabsecure_protocols.keys import SIGNATURE_BYTES
 from collabsecure_protocols.messages import EncryptedSum
 
 pytest.importorskip("tenseal", reason="encryption is of the extra ckks")
@@ -231,11 +233,11 @@ class GivenMoments:
 
 
 @contextmanager
-def waiting(path):
+def waiting(path, light=LIGHT):
     """An aggregator whose first sum is finished; what it is asked for is in `asked`."""
-    with engine_in(LIGHT, path) as engine:
-        Cohort(LIGHT).play(engine, until=lambda engine: engine.wants_merge)
-    with aggregating(LIGHT, path) as server:
+    with engine_in(light, path) as engine:
+        Cohort(light).play(engine, until=lambda engine: engine.wants_merge)
+    with aggregating(light, path) as server:
         app, server.asked = server.service, []
         whole = app.call
 
@@ -328,6 +330,18 @@ def too_few(engine):
     engine.encrypted_sum = named("encrypted_sum", lambda _: seal(SESSION, SERVER, MessageType.ENCRYPTED_SUM, 0, body))
 
 
+def another_link(engine):
+    """V21: a sum that does not follow the updates that the key holder has made."""
+    honest = engine.encrypted_sum
+
+    def encrypted_sum(index):
+        found = EncryptedSum.decode(memoryview(honest(index))[HEADER_BYTES:-SIGNATURE_BYTES], SESSION)
+        body = replace(found, link=bytes([1] * 32)).encode(SESSION)
+        return seal(SESSION, SERVER, MessageType.ENCRYPTED_SUM, 0, body)
+
+    engine.encrypted_sum = encrypted_sum
+
+
 def another_chunk(engine):
     """V42: not the one that was signed."""
     whole = engine.encrypted_chunk
@@ -345,7 +359,9 @@ def named(name, function):
     return function
 
 
-@pytest.mark.parametrize(("attack", "check"), [(too_few, "V41"), (another_chunk, "V42"), (noise, "V43")])
+@pytest.mark.parametrize(
+    ("attack", "check"), [(too_few, "V41"), (another_link, "V21"), (another_chunk, "V42"), (noise, "V43")]
+)
 def test_what_is_no_sum_ends_the_run_and_the_aggregator_hears_nothing_of_it(holder, tmp_path, attack, check):
     with waiting(tmp_path / "aggregator") as server:
         attack(server.service.aggregator)
@@ -356,6 +372,20 @@ def test_what_is_no_sum_ends_the_run_and_the_aggregator_hears_nothing_of_it(hold
         assert server.service.picture.is_merging
         assert server.service.picture.failure is None
     assert not (tmp_path / "merged").exists()
+
+
+def test_another_sum_than_was_asked_for_is_not_opened(holder, tmp_path):
+    """V20: it would be decrypted under the wrong name, and no sum before it could be opened any more."""
+    light = make_session(layers=(1, 2), key_pair=PAIR)
+    (tmp_path / "session.json").write_text(light.session.to_json())
+    masks, digests = ((), ()), (bytes(32),) * light.session.sums[1].num_chunks
+    body = EncryptedSum(sum_index=1, link=bytes(32), survivors=(1, 2, 3, 4), masks=masks, digests=digests)
+    later = seal(light.session, SERVER, MessageType.ENCRYPTED_SUM, 0, body.encode(light.session))
+    with waiting(tmp_path / "aggregator", light) as server:
+        server.service.aggregator.encrypted_sum = named("encrypted_sum", lambda _: later)
+        refused(holder(server.url), "V20", "sum 1 in the place of sum 0")
+        assert server.asked == ["encrypted_sum"]
+    assert not list((tmp_path / "dora.state").glob("*/key-holder"))
 
 
 def test_a_session_that_was_given_up_ends_with_exit_code_3(holder, tmp_path):
