@@ -8,8 +8,9 @@ import pytest
 from harness import Network, identity, make_session, make_values, tensor
 
 from collabsecure_protocols import InvalidSession, LocalProtocolError, RemoteProtocolError, Server, ServerState, Session
+from collabsecure_protocols.ciphertexts import add_mod
 from collabsecure_protocols.ckks import Decryptor, KeyPair
-from collabsecure_protocols.encryption_parameters import choose_encryption
+from collabsecure_protocols.encryption_parameters import DATA_PRIME, RING_DEGREE, choose_encryption
 from collabsecure_protocols.envelope import CHUNK_HEADER_BYTES, HEADER_BYTES, MessageType, seal, signed_message
 from collabsecure_protocols.fixedpoint import signed
 from collabsecure_protocols.key_holder import KeyHolder
@@ -160,6 +161,29 @@ def test_what_the_key_holder_decrypts_of_one_client_is_uniform_noise(scheme):
         statistic = float(((counts - len(low) / 256) ** 2 / (len(low) / 256)).sum())
         assert 255 - 6 * (2 * 255) ** 0.5 < statistic < 255 + 6 * (2 * 255) ** 0.5
     assert not (seen[0] == seen[1]).any()
+
+
+def test_a_client_can_have_the_secret_key_added_to_its_sum_and_nobody_notices():
+    """What secagg.md does not promise: with c₁ + const, the total has const times the secret, in whole units."""
+    session, times = encrypted("bfv", 48, sums=1), 2**20
+    network, start = Encrypted(session=session), HEADER_BYTES + CHUNK_HEADER_BYTES
+
+    def submit(number, payload):
+        if number == 3 and payload[1] == MessageType.MASKED_INPUT and payload[38:42] == bytes(4):
+            words = np.frombuffer(payload[start:-64], "<u8").copy()
+            made_up = np.array([round(times * DATA_PRIME / 2**48)], np.uint64)
+            add_mod(words[RING_DEGREE : RING_DEGREE + 1], made_up)
+            body = payload[HEADER_BYTES:start] + words.tobytes()
+            signature = identity(3).sign(signed_message(payload[:HEADER_BYTES], hashlib.sha256(body).digest()))
+            payload = payload[:HEADER_BYTES] + body + signature
+        return network.server.receive(number, payload)
+
+    network.submit = submit
+    network.run()
+    expected = network.expected(0, (1, 2, 3, 4, 5))
+    secret = (np.array(network.totals[0]["x"]) - np.array(expected["x"])) / times
+    assert set(secret) == {-1, 0, 1}
+    assert network.totals[0]["y"] == expected["y"]
 
 
 def test_ciphertexts_that_were_not_signed_are_not_decrypted(finished, holder):
