@@ -139,6 +139,8 @@ def aggregate(
         --tls-cert fullchain.pem --tls-key privkey.pem --out merged/
     """  # noqa: D301 - \b is click's mark for lines that stay as they are
     tls = _tls(listen[0], tls_cert, tls_key, client_ca, insecure=insecure)
+    if status_listen is not None:
+        check_status(status_listen, tls)
     session, identity = load_session(session_file), load_identity(key)
     agreement = Agreement.of(session)
     refuse_foreign(out, session, force=force)
@@ -298,6 +300,12 @@ def _tls(
     if not is_loopback(host):
         raise click.UsageError(f"--insecure is for loopback addresses alone; found --listen {host}.")
     return None
+
+
+def check_status(listen: tuple[str, int], tls: Tls | None) -> None:
+    """Refuse a status page that others could read on its way: it says who takes part."""
+    if tls is None and not is_loopback(listen[0]):
+        raise click.UsageError(f"--insecure is for loopback addresses alone; found --status-listen {listen[0]}.")
 
 
 def _counts(survivors: dict[str, list[int]]) -> str:

@@ -78,6 +78,8 @@ def _choice(
 
 
 def _check_url(server: str, *, insecure: bool) -> None:
+    if "@" in server:  # HTTP libraries send it in the place of our signature, and messages would show it
+        raise click.UsageError("--server: found a user or password in the address; expected none: the key signs.")
     try:
         parts = urlsplit(server)
         host = parts.hostname or ""
