@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from collabsecure.agreement import Agreement
 from collabsecure.edits import EditRequest
 from collabsecure.errors import BadFile, CollabsecureError
 from collabsecure_cli.folder import StateFolder
@@ -28,6 +29,15 @@ def edit_digest(request: EditRequest) -> bytes:
     """What an edit is known by here; it never leaves the state folder."""
     fact = json.dumps([request.prompt, request.subject, request.target_new])
     return hashlib.sha256(fact.encode()).digest()
+
+
+def contributed(edits: Iterable[bytes], agreement: Agreement) -> bytes:
+    """What a client contributes to a session, as the protocol's ledger calls it.
+
+    That keeps it by sum, and the sum of a one-shot session has the same name whatever its layers are.
+    """
+    layers = agreement.layers if agreement.flow == "one-shot" else ()
+    return hashlib.sha256(b"".join((*sorted(edits), *(f" layer {layer}".encode() for layer in layers)))).digest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

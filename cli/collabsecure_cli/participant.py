@@ -4,7 +4,6 @@ What the protocol's client knows is on the disk before anything that follows fro
 that are masked: a process that was killed goes on with identical bytes. Nothing else of the edits leaves this folder.
 """
 
-import hashlib
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from collabsecure.links import delta_digest
 from collabsecure_cli.answers import NoResultForUs, OtherOffset, Refused, signed_digest, survivors_in
 from collabsecure_cli.connection import Connection
 from collabsecure_cli.folder import StateFolder
-from collabsecure_cli.ledger import EditLedger
+from collabsecure_cli.ledger import EditLedger, contributed
 from collabsecure_cli.results import Results, is_signed
 from collabsecure_cli.saved import Saved
 from collabsecure_cli.tensor_files import TensorFiles
@@ -111,7 +110,7 @@ class Participant:
         ledger.refuse_repeats(self._session.transcript, contribution.edits, results.agreement.layers)
         saved = folder.read(_STATE)
         self.resumed = saved is not None
-        whole = hashlib.sha256(b"".join(sorted(contribution.edits))).digest()
+        whole = contributed(contribution.edits, results.agreement)
         if saved is None:
             self._client = Client(
                 self._session, identity, policy=policy, rng=rng, ledger=ledger.protocol, contribution=whole
@@ -354,9 +353,13 @@ class Participant:
         )
 
     def _what_is_open(self) -> str:
-        if opened := self._opened_layers():
-            return f"Layers {', '.join(map(str, opened))} were opened with these edits and cannot be summed again"
-        return "Nothing of these edits was opened; a new session may have them"
+        index, opened, word = self._client.sum_index, self._opened_layers(), ""
+        is_whole = index >= 0 and self._client.chunks_sent == self._session.sums[index].num_chunks
+        if is_whole and index not in self._survivors and not {*self.results.layers_of(index)} <= {*opened}:
+            word = f". That {self._name(index)}, to which all was uploaded, was not, is the aggregator's word"
+        if opened:
+            return f"Layers {', '.join(map(str, opened))} were opened with these edits and cannot be summed again{word}"
+        return f"Nothing of these edits was opened; a new session may have them{word}"
 
     def _forget_statistics(self) -> None:
         """Of all sums but the one that they may still be uploaded to."""

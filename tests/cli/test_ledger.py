@@ -5,6 +5,7 @@ import os
 from dataclasses import replace
 
 import pytest
+from light_session import aggregating, make_session, take_part
 
 from collabsecure.edits import EditRequest
 from collabsecure.errors import BadFile
@@ -44,6 +45,17 @@ def test_edits_of_an_opened_layer_are_refused_to_every_other_session(folder):
         ledger.refuse_repeats(TWO, EDITS[11:], (2, 3))
     with pytest.raises(SummedBefore, match=r"\(records 1, 2, .*, 9, 10, …\) that session 0101010101010101"):
         ledger.refuse_repeats(TWO, EDITS, (1,))
+
+
+def test_edits_of_a_one_shot_session_may_go_into_other_layers_of_another(tmp_path):
+    """Both have one sum of the same name, by which the protocol's ledger knows it."""
+    for layer in (1, 2):
+        light = make_session(layers=(layer,), flow="one-shot", seed=layer)
+        with aggregating(light, tmp_path / f"aggregator-{layer}") as server:
+            outcomes = take_part(light, server.url, tmp_path / "clients")
+        assert {outcome.survivors[layer] for outcome in outcomes.values()} == {(1, 2, 3, 4)}
+        opened = json.loads((tmp_path / "clients" / "client-1" / "ledger.json").read_text())["sessions"]
+        assert [session["layers"] for session in opened.values()] == [[1], [2]][:layer]
 
 
 def test_ledger_says_nothing_of_the_edits(folder):

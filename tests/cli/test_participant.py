@@ -86,8 +86,10 @@ def test_abort_ends_it_says_what_was_opened_and_says_so_again_without_a_server(w
     early = phase is MessageType.KEY_DIRECTORY
     opened = "Nothing of these edits was opened" if early else "Layers 1 were opened with these edits"
     with part_of(wire, tmp_path / "me") as part:
-        with pytest.raises(NoResultForUs, match=f"the session was aborted: .*{opened}"):
+        with pytest.raises(NoResultForUs, match=f"the session was aborted: .*{opened}") as told:
             part.run()
+        whole = "That layer 2, to which all was uploaded, was not, is the aggregator's word"
+        assert (whole in str(told.value)) is (phase is MessageType.CONFIRMATIONS)
         assert len(wire.ends) == 1
     assert statistics_in(tmp_path / "me") == []
     with part_of(None, tmp_path / "me") as part:
