@@ -1,6 +1,7 @@
 """Encrypted sessions as processes, TLS between them: the update is that of one process, bit for bit."""
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -45,6 +46,8 @@ def test_one_of_five_is_killed_and_the_others_get_what_one_process_computes(encr
         assert heard(holder)["outcome"] == said["outcome"] == "finished"
         assert "Waiting for the key holder to open the sum" in aggregator.stderr
         assert not list(run.folder.glob("merged.state/update-*"))
+        for process in (aggregator, holder, *clients.values()):  # and so the workers, whose streams are the client's
+            assert all(re.match(r"\d\d:\d\d:\d\d \S", line) for line in process.stderr.splitlines()), process.stderr
         for folder, party in (("merged", "server"), (f"{HOLDER}.merged", HOLDER)):
             report = json.loads((run.folder / folder / "report.json").read_text())
             assert (report["written_by"], report["encryption"]) == (party, scheme)

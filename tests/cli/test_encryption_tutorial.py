@@ -40,7 +40,7 @@ def test_all_are_shown_who_learns_what_and_the_same_digest(played):
 
 def test_the_secret_is_in_the_key_holders_folder_alone(played):
     folder, outputs = played
-    keys = [path for path in folder.rglob("encryption-*.key")]
+    keys = list(folder.rglob("encryption-*.key"))
     assert [path.parent for path in keys] == [folder / "auditor" / "auditor.state"]
     assert keys[0].parent.stat().st_mode & 0o777 == 0o700
     assert repr(KeyPair.restore(keys[0].read_bytes())) not in "".join(outputs.values())
