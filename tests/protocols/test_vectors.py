@@ -22,9 +22,7 @@ TRANSCRIPTS = {name: vector for name, vector in ALL.items() if "steps" in vector
 SPEC = regenerate.SPEC.read_text()
 WITHOUT_VECTOR = {
     "V35": "saved state is an implementation's own affair: no bytes of it mean anything to another",
-    **dict.fromkeys(
-        ("V40", "V41", "V42", "V43"), "SEAL draws its own randomness: no transcript can be played again"
-    ),
+    **dict.fromkeys(("V40", "V41", "V42", "V43"), "SEAL draws its own randomness: no transcript can be played again"),
 }
 IMPORT = re.compile(r"\s*(from|import) ")
 both = pytest.mark.parametrize("implementation", [Package, Second])
