@@ -33,10 +33,11 @@ def refuse_existing(path: Path) -> None:
 
 
 @contextmanager
-def complete_or_absent(path: Path, *, force: bool) -> Iterator[Path]:
+def complete_or_absent(path: Path, *, force: bool, private: bool = False) -> Iterator[Path]:
     """Yield the path of an empty temporary file to write; on leaving without an error it becomes `path`.
 
-    The folder must exist. On any error, an interrupt included, the temporary file is gone and `path` as it was.
+    The folder must exist. A `private` file is for its owner's eyes alone, whatever the umask. On any error, an
+    interrupt included, the temporary file is gone and `path` as it was.
 
     Raises:
         BadFile: `path` is taken and `force` is not set, or the disk or folder cannot be written.
@@ -45,7 +46,7 @@ def complete_or_absent(path: Path, *, force: bool) -> Iterator[Path]:
         refuse_existing(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        temporary.touch(exist_ok=False)
+        temporary.touch(mode=0o600 if private else 0o666, exist_ok=False)
         mode = temporary.stat().st_mode
         yield temporary
         temporary.chmod(mode)  # safetensors makes files that only their owner may read

@@ -252,6 +252,7 @@ class _Run:
             party=self.agreement.server_name,
             survivors=self.results.survivors,
             norms=norms(self.results),
+            digests=self.results.digests,
             figures=figures,
         )
         write_merged(self.out, self.results, report, force=self.force)

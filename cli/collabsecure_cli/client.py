@@ -224,6 +224,7 @@ class _Part:
             party=name,
             survivors=results.survivors,
             norms=norms(results),
+            digests=results.digests,
             figures=figures,
         )
         if not refuse_foreign(self.out, self.session, force=self.force):

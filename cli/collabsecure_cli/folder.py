@@ -51,7 +51,7 @@ class StateFolder:
         """A folder inside, under the same lock; made if need be."""
         path = self.path / name
         try:
-            path.mkdir(exist_ok=True)
+            path.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise unwritable(path, error) from error
         inside = StateFolder(path)
@@ -73,7 +73,7 @@ class StateFolder:
         Raises:
             BadFile: the disk would not take it.
         """
-        with complete_or_absent(self.path / name, force=True) as temporary, temporary.open("wb") as file:
+        with complete_or_absent(self.path / name, force=True, private=True) as temporary, temporary.open("wb") as file:
             for part in parts:
                 file.write(part)
 

@@ -159,6 +159,7 @@ def run(
                 party=agreement.key_holder_name or "key holder",
                 survivors=results.survivors,
                 norms=norms(results),
+                digests=results.digests,
                 figures={},
             )
             write_merged(out, results, report, force=force)

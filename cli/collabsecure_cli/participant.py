@@ -30,6 +30,7 @@ from collabsecure_protocols import (
     ClientState,
     Excluded,
     Identity,
+    Ledger,
     NeedInput,
     PeerMisbehaved,
     Policy,
@@ -336,12 +337,16 @@ class Participant:
         raise RemoteProtocolError(f"the update of layer {layer} is not the one that was signed", check="RESULT")
 
     def _save(self) -> None:
-        """State first, then the ledger: after a crash in between, the state still has what the ledger lacks."""
+        """The edits' ledger, then the state, then the protocol's ledger.
+
+        After a crash in between, no other session takes edits that this one may have opened, and this one goes on: it
+        is not held back by its own edits, but would be by its own entry in the protocol's ledger.
+        """
+        session, layers, edits = self._session.transcript, self._opened_layers(), self._contribution.edits
+        self._ledger.remember(Ledger(), session, layers, edits)
         saved = Saved(received=self._received, survivors=self._survivors, client=self._client.save())
         self._folder.write(_STATE, [saved.encode(self._session.num_clients)])
-        self._ledger.remember(
-            self._client.ledger, self._session.transcript, self._opened_layers(), self._contribution.edits
-        )
+        self._ledger.remember(self._client.ledger, session, layers, edits)
 
     def _opened_layers(self) -> tuple[int, ...]:
         names = {name for what, name in self._client.ledger.opened if what == self._client.contribution}

@@ -34,6 +34,7 @@ class Report:
     party: str  # who writes it: a client's name or the server's
     survivors: Mapping[int, tuple[int, ...]]  # layer → clients whose edits are in its Δ
     norms: Mapping[int, float]  # layer → ‖Δ‖, Frobenius
+    digests: Mapping[int, bytes]  # layer → digest of Δ, as it was signed; parties that compare them have one update
     figures: Mapping[str, float | int | str]  # what this party measured: bytes, seconds
 
     def to_json(self) -> dict[str, object]:
@@ -56,6 +57,7 @@ class Report:
                 str(layer): {
                     "survivors": [names[client - 1] for client in self.survivors[layer]],
                     "delta_norm": self.norms[layer],
+                    "delta_digest": self.digests[layer].hex(),
                 }
                 for layer in self.agreement.layers
             },
@@ -89,8 +91,10 @@ class Report:
                 "|---|---|---|---|",
                 *rows,
                 "",
+                *(f"- digest of layer {layer}: `{self.digests[layer].hex()}`" for layer in self.agreement.layers),
                 *figures,
                 "",
+                "Parties whose digests are the same have the same update.",
                 _WHO_SAW[self.session.is_encrypted],
                 "Every client got the updates.",
                 "",

@@ -234,3 +234,12 @@ def test_place_that_is_no_file_is_named_when_it_is_read_or_written(tmp_path):
             work()
     assert folder.read("absent") is None
     folder.remove("absent")
+
+
+def test_a_copy_of_what_is_inside_is_private_too(tmp_path):
+    """A backup may leave out the folder whose mode protects all."""
+    with StateFolder.opened(tmp_path / "state") as folder:
+        inside = folder.folder("inside")
+        inside.write("secret", [b"x"])
+    assert stat.S_IMODE((tmp_path / "state" / "inside").stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "state" / "inside" / "secret").stat().st_mode) == 0o600

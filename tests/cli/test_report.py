@@ -10,6 +10,7 @@ from light_session import make_session
 
 from collabsecure.deltas import load_delta
 from collabsecure.errors import BadFile
+from collabsecure.links import delta_digest
 from collabsecure_cli.folder import StateFolder
 from collabsecure_cli.promises import HONEST
 from collabsecure_cli.report import Report, norms, refuse_foreign, write_merged
@@ -36,6 +37,7 @@ def report(results, **changes):
         party="sum-server",
         survivors=results.survivors,
         norms=norms(results),
+        digests=results.digests,
         figures={"bytes_sent": 5, "seconds": 1.5},
     )
 
@@ -56,6 +58,8 @@ def test_merged_folder_holds_the_update_and_both_reports(results, tmp_path):
     assert found["session"] == LIGHT.session.transcript.hex()
     assert found["layers"]["2"]["survivors"] == ["client-1", "client-3"]
     assert found["layers"]["2"]["delta_norm"] == pytest.approx(2 * 60**0.5)
+    assert found["layers"]["1"]["delta_digest"] == delta_digest(1, DELTAS[1]).hex()
+    assert delta_digest(2, DELTAS[2]).hex() in (tmp_path / "merged" / "report.md").read_text()
     assert found["figures"] == {"bytes_sent": 5, "seconds": 1.5}
 
 
