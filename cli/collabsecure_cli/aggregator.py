@@ -12,7 +12,7 @@ from contextlib import suppress
 from collabsecure.errors import BadFile, NotPositiveDefinite
 from collabsecure_cli.folder import StateFolder
 from collabsecure_cli.journal import Journal, Kind, Memory, Step
-from collabsecure_cli.results import LoadSecondMoment, Results, merge_sum
+from collabsecure_cli.results import LoadSecondMoment, MergedSum, Results
 from collabsecure_cli.updates import ReceivedUpdates, SignedDigests
 from collabsecure_cli.uploads import StagedUpload, WrongOffset, boundaries
 from collabsecure_protocols import (
@@ -176,7 +176,7 @@ class Aggregator:
             BadFile: the disk would not take them, or C cannot be read.
         """
         try:
-            deltas = merge_sum(self.results, self.sum_index, self._server.decode, second_moment)
+            deltas = MergedSum(self.results, self.sum_index, self._server.decode, second_moment)
             self.results.keep(self.sum_index, deltas, self._server.survivors)
         except NotPositiveDefinite as error:
             self.fail(f"{self.session.sums[self.sum_index].name} cannot be merged: {error}")

@@ -17,7 +17,7 @@ from collabsecure_cli.connection import Connection
 from collabsecure_cli.encryption_keys import begin_session
 from collabsecure_cli.folder import StateFolder
 from collabsecure_cli.requests import number_in
-from collabsecure_cli.results import LoadSecondMoment, Results, merge_sum, sign_result
+from collabsecure_cli.results import LoadSecondMoment, MergedSum, Results, sign_result
 from collabsecure_cli.uploads import delta_boundaries
 from collabsecure_protocols import Identity, KeyHolder, KeyPair, RemoteProtocolError
 from collabsecure_protocols.errors import SERVER
@@ -100,7 +100,7 @@ class HolderRun:
             self._decrypted(done, len(missing))
         self._say(f"Merging {name}…")
         try:
-            deltas = merge_sum(self.results, index, self._holder.decode, self._second_moment)
+            deltas = dict(MergedSum(self.results, index, self._holder.decode, self._second_moment))
         except NotPositiveDefinite as error:
             raise NoResultForUs(f"{name} cannot be merged: {error}") from error
         signatures = {

@@ -5,7 +5,7 @@ sum-S.json    digests of the layers of sum S, and whose edits are in it; written
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -106,9 +106,12 @@ class Results:
         Raises:
             BadFile: the disk would not take them.
         """
-        for layer, delta in deltas.items():
+        digests = {}
+        for layer in deltas:
+            delta = deltas[layer]  # once: it may be solved for only now
             self._folder.write(self.path(layer).name, [np.ascontiguousarray(delta, "<f8").data.cast("B")])
-        digests = {str(layer): delta_digest(layer, delta).hex() for layer, delta in deltas.items()}
+            digests[str(layer)] = delta_digest(layer, delta).hex()
+            del delta  # before the next one is made
         signed = {str(layer): signature.hex() for layer, signature in (signatures or {}).items()}
         written = {"digests": digests, "survivors": list(survivors), "signatures": signed}
         self._folder.write(f"sum-{sum_index}.json", [json.dumps(written).encode()])
@@ -129,19 +132,27 @@ class Results:
         self._links.append(next_link(self.link, found.values()))
 
 
-def merge_sum(
-    results: Results, sum_index: int, decode: Decode, second_moment: LoadSecondMoment
-) -> dict[int, Float64[np.ndarray, "d_out _"]]:
-    """Solve for the updates of a finished sum, a layer at a time.
+class MergedSum(Mapping[int, np.ndarray]):
+    """The updates of a finished sum, by layer; each is solved for when it is asked for, so that none need be held."""
 
-    Raises:
-        NotPositiveDefinite: a layer's sum is not one that can be merged.
-        BadFile: C cannot be read, or is not the session's.
-    """
-    return {
-        layer: merge_delta(second_moment(layer), decode(gram_name(layer)), decode(cross_name(layer)), overwrite=True)
-        for layer in results.layers_of(sum_index)
-    }
+    def __init__(self, results: Results, sum_index: int, decode: Decode, second_moment: LoadSecondMoment) -> None:
+        self._layers, self._decode, self._second_moment = results.layers_of(sum_index), decode, second_moment
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def __getitem__(self, layer: int) -> Float64[np.ndarray, "d_out d_in"]:
+        """Solve for a layer's Δ.
+
+        Raises:
+            NotPositiveDefinite: the layer's sum is not one that can be merged.
+            BadFile: C cannot be read, or is not the session's.
+        """
+        moment, decode = self._second_moment(layer), self._decode
+        return merge_delta(moment, decode(gram_name(layer)), decode(cross_name(layer)), overwrite=True)
 
 
 def sign_result(session: Session, identity: Identity, layer: int, digest: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import weakref
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from light_session import SERVER, make_session
 from collabsecure.errors import BadFile
 from collabsecure.links import FIRST_LINK, delta_digest, next_link
 from collabsecure_cli.folder import StateFolder
-from collabsecure_cli.results import Results, is_signed, sign_result
+from collabsecure_cli.results import MergedSum, Results, is_signed, sign_result
 
 LIGHT = make_session(num_clients=3)
 RNG = np.random.default_rng(5)
@@ -50,6 +51,24 @@ def test_one_shot_session_has_all_layers_in_one_sum(tmp_path):
     assert again.are_complete
     assert again.survivors == {1: (1, 2, 3), 2: (1, 2, 3)}
     assert again.link == next_link(FIRST_LINK, (delta_digest(layer, delta) for layer, delta in DELTAS.items()))
+
+
+def test_updates_of_a_one_shot_sum_are_never_held_together(tmp_path):
+    found, made, moments = results(tmp_path, make_session(num_clients=3, flow="one-shot")), [], []
+
+    def decode(name):
+        array = np.eye(12) if name.startswith("gram") else DELTAS[int(name.split()[1])].copy()
+        made.append(weakref.ref(array))
+        return array
+
+    def second_moment(layer):
+        assert not any(array() is not None for array in made)
+        moments.append(layer)
+        return np.eye(12)
+
+    found.keep(0, MergedSum(found, 0, decode, second_moment), (1, 2, 3))
+    assert set(moments) == {1, 2}
+    assert found.load(2) == pytest.approx(DELTAS[2] / 2, rel=1e-12)
 
 
 def test_any_memory_order_is_kept_row_by_row(tmp_path):
