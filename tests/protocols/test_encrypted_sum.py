@@ -222,6 +222,19 @@ def test_the_key_holder_takes_nothing_from_others(finished, holder):
     assert holder.sum_index == -1
 
 
+def test_any_bytes_give_the_key_holder_a_typed_error_and_change_nothing(finished, holder):
+    message, rng = finished.server.encrypted_sum(), np.random.default_rng(7)
+    before = holder.save()
+    for _ in range(2000):
+        spoilt = bytearray(message[: rng.integers(0, len(message) + 1)] if rng.random() < 0.5 else message)
+        for at in rng.integers(0, max(len(spoilt), 1), 1 + rng.integers(0, 4)) if spoilt else ():
+            spoilt[at] ^= 1 << int(rng.integers(0, 8))
+        if spoilt != message:
+            with pytest.raises(RemoteProtocolError):
+                holder.begin(spoilt)
+            assert holder.save() == before
+
+
 def test_a_number_beyond_the_modulus_is_no_ciphertext_and_changes_nothing():
     """secagg.md V40."""
     network = Encrypted(session=encrypted("bfv", 48, sums=1))
