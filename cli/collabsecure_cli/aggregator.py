@@ -51,6 +51,7 @@ class Aggregator:
         self._bounds: tuple[int, ...] = ()  # of the running sum's chunks
         self._staged: dict[int, StagedUpload] = {}  # of the running sum, not in the snapshot yet
         self._folded_bytes = 0
+        self.served: frozenset[int] = frozenset()  # parties that know how it ended
         self.updates = ReceivedUpdates(results, folder)  # the key holder's, where there is one
         try:
             self._go_on()
@@ -217,6 +218,11 @@ class Aggregator:
         """End the session without a result."""
         self._do(Step(kind=Kind.FAILED, body=reason.encode()))
 
+    def note_served(self, party: int) -> None:
+        """A party knows how it ended, and has what the session gave it: nobody waits for it, now or after a restart."""
+        if party not in self.served:
+            self._do(Step(kind=Kind.SERVED, client=party))
+
     def close(self) -> None:
         """Let go of the files; everything is in them."""
         self._journal.close()
@@ -254,6 +260,8 @@ class Aggregator:
                 events = self._server.start_sum(link=step.body)
                 self._find_uploads()
                 self._publish(events)
+            case Kind.SERVED:
+                self.served |= {step.client}  # replaced, not changed: others read it meanwhile
             case Kind.FAILED:
                 self.failure = step.body.decode()
                 if self.state not in (ServerState.FINISHED, ServerState.ABORTED):

@@ -144,10 +144,10 @@ class Api:
             if (message := service.message(client, number)) is not None:
                 return Response(message, media_type=BINARY)
             if service.picture.is_over:
-                service.note_end(client, number)
+                await service.note_end(client, number)
                 return problem(410, service.picture.failure or "the session has finished; there are no more messages")
             if client in service.picture.out:
-                service.note_told(client)
+                await service.note_told(client)
                 raise TooLate("the set-up ended without this client; it takes part in no sum of this session")
         return Response(status_code=204)
 

@@ -27,6 +27,7 @@ class Kind(enum.IntEnum):
     CLOSED = 3  # a phase's time was up
     STARTED = 4  # the next sum began, bound to a link
     FAILED = 5  # the session was ended on this side
+    SERVED = 6  # a party knows how it ended, and has what it gave
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

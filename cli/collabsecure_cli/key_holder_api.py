@@ -41,7 +41,7 @@ class KeyHolderApi:
             return problem(400, "a sum has a number")
         async for _ in self._waiting():
             if service.picture.failure is not None or (number == last and service.picture.is_over):
-                service.note_told(party)
+                await service.note_told(party)
                 raise TooLate(service.picture.failure or "all sums are merged")
             if number == last or engine.results.has(number):
                 raise TooLate("this sum is merged, or never will be")

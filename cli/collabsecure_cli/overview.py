@@ -44,10 +44,10 @@ def describe(service: Service, agreement: Agreement) -> Status:
 
 def _standing(service: Service, client: int) -> str:
     picture = service.picture
-    if client in service.done:
-        return "done"
     if client in picture.out:
         return "left out"
+    if client in service.done:
+        return "done"
     if client in picture.missing:
         return "waited for"
     return "taking part" if picture.is_over or picture.is_merging else "arrived"

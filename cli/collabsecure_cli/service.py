@@ -82,8 +82,6 @@ class Service:
         self.started = clock()
         self.bytes_of: dict[int, int] = dict.fromkeys(map(int, self.session.client_ids), 0)  # received since the start
         self.seen: dict[int, float] = {}  # client → when it last asked for something
-        self._done: set[int] = set()  # clients that have all that there is
-        self._told: set[int] = set()  # clients that know that the session goes on without them
         self.picture = self._take_picture()
         self._phase_ends = self._end_of_phase()
 
@@ -94,18 +92,14 @@ class Service:
         box = self.aggregator.mailboxes[client]
         return box[number] if number < len(box) else None
 
-    def note_end(self, client: int, number: int) -> None:
+    async def note_end(self, client: int, number: int) -> None:
         """A client has asked for the message after the last: if all is over, it has everything."""
         if self.picture.is_over and number >= len(self.aggregator.mailboxes[client]):
-            self._done.add(client)
-            self._wake()
+            await self.note_told(client)
 
-    def note_told(self, party: int) -> None:
-        """A client was told that the session goes on without it, or the key holder that it is over for it.
-
-        It has no reason to come back for the end.
-        """
-        self._told.add(party)
+    async def note_told(self, party: int) -> None:
+        """A party was told how it ended: for it alone, or for all. It has no reason to come back."""
+        await self.call(self.aggregator.note_served, party)
         self._wake()
 
     @property
@@ -119,12 +113,12 @@ class Service:
     @property
     def is_served(self) -> bool:
         """Whether all is over and everybody who was ever in it knows."""
-        return self.picture.is_over and self.concerned <= self._done | self._told
+        return self.picture.is_over and self.concerned <= self.done
 
     @property
     def done(self) -> frozenset[int]:
-        """The clients that have all that there is."""
-        return frozenset(self._done)
+        """The parties that know how it ended."""
+        return frozenset(self.aggregator.served)
 
     @property
     def phase_seconds(self) -> float | None:
@@ -204,7 +198,7 @@ class Service:
             elif self.picture.state is ServerState.READY and not self.picture.is_merging:
                 await self.call(engine.start_sum)
             elif self.seconds_left == 0 and self.is_opening:
-                self._told.add(self.session.num_clients + 1)  # the key holder has had its time
+                await self.note_told(self.session.num_clients + 1)  # the key holder has had its time
                 await self.call(engine.close_opening, self.picture.sum_index, in_words(self._durations.opening))
             elif self.seconds_left == 0:
                 self._tell(f"The time of {self.picture.state} is up; waited for clients {_list(self.picture.missing)}")

@@ -35,7 +35,7 @@ def test_step_comes_back_and_its_body_is_in_no_repr(step):
 
 
 @pytest.mark.parametrize(
-    "record", [b"", b"\x00\x00\x01\x00\x00\x00\x00", b"\x06" + bytes(6), b"\x01\x00\x01", bytes(8)]
+    "record", [b"", b"\x00\x00\x01\x00\x00\x00\x00", b"\x07" + bytes(6), b"\x01\x00\x01", bytes(8)]
 )
 def test_record_that_is_no_step_is_malformed(record):
     with pytest.raises(Malformed):

@@ -3,7 +3,8 @@
 import asyncio
 
 import pytest
-from asking import asking
+from asking import LIGHT, asking, is_over
+from light_session import engine_in
 
 from collabsecure_cli.aggregator import TooLate
 from collabsecure_cli.service import EngineFailed
@@ -40,3 +41,16 @@ def test_a_bug_ends_the_engines_work_and_healthz_says_so(tmp_path):
 
     with asking(tmp_path) as (asker, _):
         asyncio.run(run(asker))
+
+
+def test_who_knows_how_it_ended_is_known_after_a_restart(tmp_path):
+    async def run(asker):
+        beyond = len(asker.engine.mailboxes[1])
+        assert (await asker.signed(1, "GET", f"messages/{beyond - 1}")).status == 200
+        assert asker.engine.served == set()
+        assert (await asker.signed(1, "GET", f"messages/{beyond}")).status == 410
+
+    with asking(tmp_path, is_over) as (asker, _):
+        asyncio.run(run(asker))
+    with engine_in(LIGHT, tmp_path / "server") as engine:
+        assert engine.served == {1}
