@@ -27,17 +27,18 @@ QUICK = Shape(d_in=768, d_out=192, layers=2, clients=3, flow="layer-synchronous"
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.session", description=__doc__.splitlines()[0])
+    parser.add_argument("--layers", type=int, default=GPT2_XL.layers, help="of GPT2-XL's width (default: 5)")
     parser.add_argument("--one-shot", action="store_true", help="one sum for all layers, and nothing else")
     parser.add_argument(
-        "--clients", type=int, nargs="+", default=[3, 9], help="of GPT-2's width, for the growth of memory"
+        "--clients", type=int, nargs="*", default=[3, 9], help="of GPT-2's width, for the growth of memory; may be none"
     )
     parser.add_argument("--quick", action="store_true", help="two layers of 768, and no more clients than three")
     arguments = parser.parse_args(argv)
-    shape = QUICK if arguments.quick else GPT2_XL
+    shape = QUICK if arguments.quick else replace(GPT2_XL, layers=arguments.layers)
     if arguments.one_shot:
         shape = replace(shape, flow="one-shot")
     missed = present(run(shape))
-    if not arguments.quick and not arguments.one_shot:
+    if arguments.clients and not arguments.quick and not arguments.one_shot:
         missed |= growth([run(replace(GPT2, clients=clients)) for clients in arguments.clients])
     return missed
 
@@ -47,7 +48,7 @@ def present(course: Course) -> int:
     shape = course.shape
     return show(
         f"{shape.clients} clients, {shape.layers} layers {shape.d_in} wide, d_out {shape.d_out}, {shape.flow}: "
-        f"{shape.num_values / 1e6:.0f}M values a client, 48 bits, {course.num_sums} sums; "
+        f"{shape.num_values / 1e6:.0f}M values a client, 48 bits, {course.num_sums} sum{'s' * (course.num_sums > 1)}; "
         f"means over sums and clients, (the longest)",
         [*times(course), *cores(course), *memory(course), *volumes(course)],
     )
@@ -86,13 +87,16 @@ def cores(course: Course) -> list[Figure]:
     used = course.cores_while(course.uploading)
     shares = ", ".join(f"{name} {100 * one / sum(used.values()):.0f} %" for name, one in used.items())
     values = course.shape.num_values * course.shape.clients
+    sending = sum(client.cpu_in_requests for client in course.clients)
     each = {
-        "a client": sum(client.cpu("upload", "uploaded") for client in course.clients),
-        "the aggregator's event loop (TLS, HTTP)": used["event loop"],
-        "its engine (hashes, signatures, disk, sum)": used["engine"],
+        "a client: encoding, masks, hashes, signatures": sum(c.cpu("upload", "uploaded") for c in course.clients)
+        - sending,
+        "a client: HTTP, TLS": sending,
+        "aggregator's event loop: HTTP, TLS": used["event loop"],
+        "aggregator's engine: hashes, signatures, disk, sum": used["engine"],
     }
     return [
-        Figure(what="  two cores meanwhile", value=shares),
+        Figure(what="  cores meanwhile", value=shares),
         *(Figure(what=f"  CPU, {who}", value=f"{spent / values * 1e9:.0f} ns a value") for who, spent in each.items()),
     ]
 

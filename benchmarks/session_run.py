@@ -48,6 +48,7 @@ class ClientCourse:
     received: int
     bodies: int  # bytes of messages alone
     seconds_in_requests: float  # of uploads
+    cpu_in_requests: float
 
     def spans(self, begin: str, end: str) -> Spans:
         """From every `begin` to the next `end`."""
@@ -255,7 +256,9 @@ def _check(process: subprocess.Popen[str], started: float, log: list[tuple[float
 
 def _client(told: dict[str, object], looks: list[Look]) -> ClientCourse:
     assert told.pop("in_sums"), "a client's statistics are not in a sum"
-    return ClientCourse(looks=looks, **told)  # type: ignore[arg-type]
+    client = ClientCourse(looks=looks, **told)  # type: ignore[arg-type]
+    assert client.sent > client.bodies, "a socket was not counted"
+    return client
 
 
 def _distance(folder: Path, shape: Shape) -> float:
