@@ -100,6 +100,12 @@ class Address(click.ParamType):  # type: ignore[type-arg]  # not generic in olde
     help="Of one address, before it is not listened to.",
 )
 @click.option(
+    "--header-time", type=Duration(), default=_LIMITS.header_seconds, help="For one request's headers to arrive.  [10s]"
+)
+@click.option(
+    "--idle-time", type=Duration(), default=_LIMITS.idle_seconds, help="For a connection without a request.  [75s]"
+)
+@click.option(
     "--request-time", type=Duration(), default=_LIMITS.body_seconds, help="For one request's body to arrive.  [2m]"
 )
 @operator_options
@@ -125,6 +131,8 @@ def aggregate(
     max_connections: int,
     max_connections_per_address: int,
     max_refusals_per_minute: int,
+    header_time: float,
+    idle_time: float,
     request_time: float,
 ) -> None:
     """Add up what the clients upload, masked, and merge it.
@@ -150,6 +158,8 @@ def aggregate(
         max_connections=max_connections,
         max_connections_per_address=max_connections_per_address,
         refusals_per_minute=max_refusals_per_minute,
+        header_seconds=header_time,
+        idle_seconds=idle_time,
         body_seconds=request_time,
     )
     with StateFolder.opened(state or out.with_name(f"{out.name}.state")) as folder:

@@ -6,9 +6,9 @@ and any 2N numbers below q are a ciphertext, good or bad. So the size is exact a
 check is `< q`, adding is NumPy's, and SEAL's loader never sees a byte from the network: the key holder hands it headers
 of its own around numbers that were checked.
 
-Order at a receiver: size (`payload_bytes`), signature, then `Adder.add`. A ciphertext made under another key, for other
-parameters or at another place is well formed and turns its total into noise, which `Decryptor` refuses; that it
-does not get into the total is the signature's work.
+Order at a receiver: size (`payload_bytes`), signature, then `read_payload` and `add_mod`. A ciphertext made under
+another key, for other parameters or at another place is well formed and turns its total into noise, which `Decryptor`
+refuses; that it does not get into the total is the signature's work.
 """
 
 import numpy as np

@@ -1,7 +1,7 @@
 """Encrypted sums: key pair, encryption and decryption of masked integers, with TenSEAL (the extra `ckks`).
 
 Three roles that never share a secret. A client encrypts its *masked* integers with `Encryptor`, which holds a public
-key and nothing else. The aggregator adds with `ciphertexts.Adder`, which holds no key at all. The key holder has the
+key and nothing else. The aggregator adds numbers mod q (`forms.Form`) and holds no key at all. The key holder has the
 `KeyPair`, decrypts totals with `Decryptor`, and releases integers mod 2^k: masked ones, from which the protocol removes
 what masks are left. So even the key holder and the aggregator together learn the sum and nothing finer.
 

@@ -1,11 +1,17 @@
 """Where a party lets itself be sent: which addresses of an aggregator are taken, and what is said of the others."""
 
+from dataclasses import fields
+
 import click
 import pytest
 from click.testing import CliRunner
+from light_session import SERVER, make_session
 
+from collabsecure.errors import CollabsecureError
 from collabsecure_cli import aggregate as command
 from collabsecure_cli.endpoints import server_options
+from collabsecure_cli.identity import write_identity
+from collabsecure_cli.serving import Limits
 from collabsecure_cli.tls import Tls
 
 
@@ -70,3 +76,26 @@ def test_without_tls_the_status_page_stays_on_this_machine(tmp_path):
     for host in ("0.0.0.0", "::", "192.0.2.1"):  # noqa: S104
         with pytest.raises(click.UsageError, match="loopback addresses alone"):
             command.check_status((host, 8444), None)
+
+
+def test_every_limit_can_be_set(monkeypatch, tmp_path):
+    light, found = make_session(num_clients=3), {}
+
+    class Noted(CollabsecureError):
+        pass
+
+    def note(**limits):
+        found.update(limits)
+        raise Noted
+
+    (tmp_path / "session.json").write_text(light.session.to_json())
+    write_identity(tmp_path / "server.key", SERVER)
+    monkeypatch.setattr(command, "Limits", note)
+    named = {"header-time": "1s", "idle-time": "2s", "request-time": "3s", "max-connections": "4"}
+    named |= {"max-connections-per-address": "5", "max-refusals-per-minute": "6"}
+    options = [f"--{name}={value}" for name, value in named.items()]
+    files = ["--session", str(tmp_path / "session.json"), "--key", str(tmp_path / "server.key")]
+    result = CliRunner().invoke(command.aggregate, [*files, "--insecure", "--out", str(tmp_path / "out"), *options])
+    assert isinstance(result.exception, Noted), result.output
+    assert sorted(found.values()) == [1, 2, 3, 4, 5, 6]
+    assert found.keys() == {field.name for field in fields(Limits)}
