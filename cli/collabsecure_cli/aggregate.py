@@ -243,6 +243,8 @@ class _Run:
                 task.cancel()
             done = await asyncio.gather(*tasks, return_exceptions=True)
             service.close()
+            # The loop takes its handlers with it: from here on a signal would end the process without its last word.
+            signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
         for error in done:
             if isinstance(error, BaseException) and not isinstance(error, asyncio.CancelledError):
                 raise error
