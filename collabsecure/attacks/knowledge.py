@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
@@ -26,6 +26,7 @@ class Setting:
         return self.num_clients * self.edits_per_client
 
 
+@runtime_checkable
 class Decoder(Protocol):
     """The public model as a dictionary of what residuals say."""
 
