@@ -3,7 +3,7 @@
 import os
 import re
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from collabsecure_protocols import (
     Client,
     Identity,
     KeyHolder,
+    Ledger,
     NeedInput,
     Policy,
     SendToClient,
@@ -73,7 +74,8 @@ class SecureSummation:
     """Runs one session's set-up, then its sums in order; `simulation.Summation`.
 
     Keys are new for every instance. Clients that dropped are gone for good; the others go on. The sums of an encrypted
-    session are opened by its key holder.
+    session are opened by its key holder. Clients remember what `ledgers` says of sums before this session; `seen` is
+    shown each masked input message on its way to the server: (client, message).
     """
 
     def __init__(
@@ -85,20 +87,29 @@ class SecureSummation:
         policy: Policy,
         drops: Sequence[Drop] = (),
         key_holder: KeyHolder | None = None,
+        ledgers: Mapping[int, Ledger] | None = None,
+        seen: Callable[[int, bytearray], None] | None = None,
         rng: Rng = os.urandom,
     ) -> None:
         self.session = session
+        self._seen = seen
         self.bytes_up = 0  # of all clients together
         self._drops = drops
         self._key_holder = key_holder
         self._server = Server(session, server_identity)
         self._clients = {
-            number: Client(session, identity, policy=policy, rng=rng) for number, identity in enumerate(identities, 1)
+            number: Client(session, identity, policy=policy, rng=rng, ledger=(ledgers or {}).get(number))
+            for number, identity in enumerate(identities, 1)
         }
         self._uploads: Mapping[int, Mapping[int, Statistics]] = {}
         self._link = b""
         self._silent: set[int] = set()
         self._set_up = False
+
+    @property
+    def ledgers(self) -> Mapping[int, Ledger]:
+        """What each client has contributed so far, this session's sums among it."""
+        return {number: client.ledger for number, client in self._clients.items()}
 
     def sum(self, index: int, uploads: Mapping[int, Mapping[int, Statistics]], *, link: bytes) -> Summed:
         """Sum number `index` of the session over the clients that stay.
@@ -171,5 +182,7 @@ class SecureSummation:
                         values |= {gram_name(layer): statistics.gram, cross_name(layer): statistics.cross}
                     for chunk in self._clients[number].masked_input(values, link=self._link):
                         self.bytes_up += len(chunk)
+                        if self._seen is not None:
+                            self._seen(number, chunk)
                         replies += self._server.receive(number, chunk)
         return replies

@@ -64,6 +64,15 @@ def cross_name(layer: int) -> str:
     return f"cross {layer}"
 
 
+def layer_of(tensor: str) -> int:
+    """The layer of a tensor of one of those names.
+
+    >>> layer_of(cross_name(13))
+    13
+    """
+    return int(tensor.split()[1])
+
+
 def layer_tensors(
     layer: int,
     second_moment: Float64[np.ndarray, "d_in d_in"],
