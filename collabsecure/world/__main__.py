@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,14 +16,23 @@ from collabsecure.world.training import Recipe
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Build, with a progress bar; exit codes as the command line's."""
+    shipped = Recipe()
     parser = argparse.ArgumentParser(
         prog="python -m collabsecure.world",
         description="Make the small world: facts, records, texts, tokenizer, a GPT-2 that knows them, second moments. "
         "Takes minutes on a CPU.",
     )
     parser.add_argument("--out", type=Path, required=True, help="a new or empty folder")
-    out: Path = parser.parse_args(arguments).out
-    torch.set_num_threads(1)  # as the shipped weights were made: sums come out otherwise with more
+    parser.add_argument(
+        "--width",
+        type=int,
+        default=shipped.width,
+        help="d_model, a multiple of 4; keys are four times as long (default: %(default)s, as shipped)",
+    )
+    options = parser.parse_args(arguments)
+    out: Path = options.out
+    if options.width == shipped.width:
+        torch.set_num_threads(1)  # as the shipped weights were made: sums come out otherwise with more
     try:
         with tqdm(desc="train", unit="step", dynamic_ncols=True) as bar:
 
@@ -31,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 bar.set_postfix(loss=f"{loss:.2f}", refresh=False)
                 bar.update(step - bar.n)
 
-            built = build_world(out, recipe=Recipe(), progress=advance)
+            built = build_world(out, recipe=replace(shipped, width=options.width), progress=advance)
     except CollabsecureError as error:
         sys.stderr.write(f"Error: {error}\n")
         return 1
