@@ -34,7 +34,7 @@ from collabsecure.value_cache import ValueCache
 ESSENCE = "{} is a"  # what a subject is should not drift
 STOP_LOSS = 0.05  # a request whose loss is below this is done
 # Requests at once. On a CPU, filling rows up to the longest soon costs more than larger products gain.
-_MOST_ON_CPU, _MOST_ON_ACCELERATOR = 8, 64
+_MOST_ON_CPU, _MOST_ON_ACCELERATOR = 8, 24
 
 
 def optimise_values(
