@@ -1,7 +1,7 @@
 """Cases from a model and records: real keys, real values, real updates."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,14 @@ Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Keys:
+    """Of a laboratory's requests and public subjects, at one layer."""
+
+    requests: Float64[np.ndarray, "d_in num_requests"]
+    reference: Float64[np.ndarray, "d_in num_reference"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Laboratory:
     """A model and records about different subjects, dealt out once: for editing, for the null, as decoys, as public.
 
@@ -39,6 +47,17 @@ class Laboratory:
     requests: Sequence[EditRequest]  # one for each subject, in random order
     reference: Sequence[EditRequest]  # about subjects that are in none of `requests`
     cache: Path | None = None  # of values
+    _unedited: dict[tuple[int, str], _Keys] = field(default_factory=dict, init=False, repr=False)
+
+    def unedited(self, templates: ContextTemplates, layer: int) -> _Keys:
+        """Keys of the unedited model, which all cases share; computed once."""
+        found = self._unedited.get((layer, templates.to_json()))
+        if found is None:
+            found = self._unedited[layer, templates.to_json()] = _Keys(
+                requests=compute_keys(self.model, self.requests, templates, layer),
+                reference=compute_keys(self.model, self.reference, templates, layer),
+            )
+        return found
 
     def case(
         self,
@@ -82,19 +101,27 @@ class Laboratory:
             public: dict[int, PublicLayer] = {}
             uploads: dict[int, dict[int, Statistics]] = {client: {} for client in range(1, num_clients + 1)}
             for layer in layers:
+                believed = guessed_templates or self.templates
                 with self.model.apply(deltas):
-                    k = compute_keys(self.model, edited, self.templates, layer)
+                    if deltas:
+                        k = compute_keys(self.model, edited, self.templates, layer)
+                        theirs = _Keys(
+                            requests=compute_keys(self.model, candidates, believed, layer),
+                            reference=compute_keys(self.model, self.reference, believed, layer),
+                        )
+                    else:
+                        every, theirs = self.unedited(self.templates, layer), self.unedited(believed, layer)
+                        k = every.requests[:, :total] if edited is members else every.requests[:, -total:]
                     r = (
                         np.zeros((self.model.d_model, total))
                         if values is None
                         else compute_residuals(self.model, edited, values, layer, layers)
                     )
-                    believed = guessed_templates or self.templates
-                    public[layer] = PublicLayer(
-                        second_moment=self.second_moments[layer],
-                        reference=compute_keys(self.model, self.reference, believed, layer),
-                        candidates=compute_keys(self.model, candidates, believed, layer),
-                    )
+                public[layer] = PublicLayer(
+                    second_moment=self.second_moments[layer],
+                    reference=theirs.reference,
+                    candidates=theirs.requests[:, : len(candidates)],
+                )
                 if edited is members:
                     keys[layer], residuals[layer] = k, r
                 for client, part in uploads.items():

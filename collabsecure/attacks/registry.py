@@ -1,0 +1,12 @@
+"""All attacks. A new one is a file with a constant `ATTACK`, and a line here. NumPy and SciPy only."""
+
+from typing import Any
+
+from collabsecure.attacks.attack import Attack
+
+ATTACKS: tuple[Attack[Any], ...] = ()
+
+
+def attack_named(name: str) -> Attack[Any] | None:
+    """The attack of a name, if there is one."""
+    return next((attack for attack in ATTACKS if attack.name == name), None)
