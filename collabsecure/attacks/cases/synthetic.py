@@ -35,7 +35,7 @@ LAYER = 0
 
 _NUM_TOKENS = 400  # last tokens that subjects have
 _SECOND_MOMENT_WEIGHT = 600.0  # λ, as the small world's
-_TEXT_TOKENS_PER_DIMENSION = 5  # of ordinary text, for C
+_TEXT_TOKENS_PER_DIMENSION = 3  # of ordinary text, for C
 _GAIN, _GAINS_SPREAD = 0.6, 0.3  # of W's rows, and the standard deviation of their logarithms
 _BIAS, _BIASES_SPREAD = -0.55, 0.35  # below 0: most neurons are off
 _SHARED, _TOKENS, _OWN, _CONTEXTS = 0.7, 0.35, 0.05, 0.3  # weights of h's parts; factors have what is left of 1
@@ -51,7 +51,7 @@ def gelu(inputs: Float64[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape"]
     array([-0.    , -0.17  ,  0.    ,  0.8412])
     """
     outputs: Float64[np.ndarray, "*shape"] = (
-        inputs / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (inputs + 0.044715 * inputs**3)))
+        inputs / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (inputs + 0.044715 * inputs * inputs * inputs)))
     )
     return outputs
 
