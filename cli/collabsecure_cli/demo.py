@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,13 +13,13 @@ import numpy as np
 
 from collabsecure.agreement import Flow
 from collabsecure.edits import EditRequest, load_requests, split_among_clients
-from collabsecure.errors import BadFile, TooFewRequests
-from collabsecure.files import complete_or_absent, unwritable
+from collabsecure.errors import TooFewRequests
+from collabsecure.files import complete_or_absent
 from collabsecure.statistics import SecondMoment, find_second_moments
 from collabsecure_cli.config import emit, operator_options
 from collabsecure_cli.drafting import draft_session
-from collabsecure_cli.group import Interrupted
 from collabsecure_cli.options import Layers, ModelChoice
+from collabsecure_cli.own_folder import own_folder
 from collabsecure_cli.progress import evaluation_bar, progress_bar
 from collabsecure_cli.promises import HONEST
 from collabsecure_cli.roster import Roster
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from collabsecure.templates import ContextTemplates
 
 MARK = "collabsecure-demo"  # a file that says that a folder is a demo's own
-_UNFINISHED, _FINISHED = "unfinished\n", "finished\n"
 _existing = click.Path(exists=True, path_type=Path)
 
 
@@ -96,7 +94,7 @@ def demo(
       collabsecure demo --model gpt2-xl --records multi_counterfact.json --hparams gpt2-xl.json --second-moment stats/
     """  # noqa: D301 - \b is click's mark for lines that stay as they are
     sources = _Sources.of(model, records, hparams, second_moment)
-    with _own_folder(out, force=force):
+    with own_folder(out, mark=MARK, found="values found so far", force=force):
         choices = _Choices.load(sources, device=device, layers=layers, seed=seed)
         _run(choices, num_clients=clients, edits_per_client=edits_per_client, flow=flow, drops=drop, out=out)
 
@@ -318,32 +316,6 @@ def _secure_sum(
         path.write_text(session.to_json(), encoding="utf-8")
     policy = Policy(transcript=session.transcript, accept_honest_but_curious=not session.is_complete)
     return SecureSummation(session, list(identities.values()), server, policy=policy, drops=drops)
-
-
-@contextmanager
-def _own_folder(out: Path, *, force: bool) -> Iterator[None]:
-    """Take a new folder, or one that an earlier demo left; say how to go on if this one is interrupted."""
-    mark = out / MARK
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if not mark.exists() and any(out.iterdir()) and not force:
-            raise BadFile(
-                out,
-                found="a folder with other things in it",
-                expected="an empty one",
-                remedy="Give another --out, or --force",
-            )
-        if mark.exists() and mark.read_text() == _UNFINISHED:
-            click.echo(f"Going on with what an interrupted run left in {out}", err=True)
-        mark.write_text(_UNFINISHED)
-    except OSError as error:
-        raise unwritable(out, error) from error
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        raise Interrupted(f"Interrupted. The values found so far are in {out}; the same command goes on.") from error
-    with complete_or_absent(mark, force=True) as path:
-        path.write_text(_FINISHED)
 
 
 def _table(

@@ -5,6 +5,7 @@ import click
 import collabsecure
 from collabsecure_cli.aggregate import aggregate
 from collabsecure_cli.apply import apply
+from collabsecure_cli.attack import attack
 from collabsecure_cli.client import client
 from collabsecure_cli.demo import demo
 from collabsecure_cli.evaluate import evaluate
@@ -40,6 +41,7 @@ def main() -> None:
 
 main.add_command(apply)
 main.add_command(aggregate)
+main.add_command(attack)
 main.add_command(client)
 main.add_command(demo)
 main.add_command(evaluate)

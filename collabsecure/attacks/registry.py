@@ -2,9 +2,15 @@
 
 from typing import Any
 
+from collabsecure.attacks import ambiguity, behaviour, rank, value_recovery
 from collabsecure.attacks.attack import Attack
 
-ATTACKS: tuple[Attack[Any], ...] = ()
+ATTACKS: tuple[Attack[Any], ...] = (
+    rank.ATTACK,
+    ambiguity.ATTACK,
+    value_recovery.ATTACK,
+    behaviour.ATTACK,
+)
 
 
 def attack_named(name: str) -> Attack[Any] | None:

@@ -59,7 +59,6 @@ class Experiment:
     """A part of a plan."""
 
     name: str  # no other of the plan has it
-    view: str
     seconds: float  # that it takes on two cores, about
     run: Callable[[], Iterator[Finding]]
 
@@ -75,3 +74,46 @@ class Plan:
     def seconds(self) -> float:
         """What all of it takes on two cores, about."""
         return sum(experiment.seconds for experiment in self.experiments)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """Numbers of clients and of edits of each, all combined."""
+
+    clients: tuple[int, ...]
+    edits_per_client: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suite:
+    """How much is tried."""
+
+    name: str
+    grid: Grid  # where none is asked for
+    most_values: int  # edits in a case for which values, and so an update, are computed
+    reconstructed: tuple[int, ...]  # numbers of edits whose keys are looked for in K Kᵀ
+    key_length: int  # of synthetic keys for that
+    crowds: tuple[float, ...]  # n / d of sums of synthetic keys
+
+
+SUITES = {
+    suite.name: suite
+    for suite in (
+        Suite(
+            name="quick",
+            grid=Grid(clients=(1, 5), edits_per_client=(5, 20)),
+            most_values=25,
+            reconstructed=(10, 20, 50),
+            key_length=1024,
+            crowds=(0.65, 1.3, 2.0, 3.3),
+        ),
+        Suite(
+            name="full",
+            grid=Grid(clients=(1, 2, 5, 10), edits_per_client=(5, 20, 100)),
+            most_values=160,
+            reconstructed=(10, 20, 50, 100, 200),
+            key_length=1536,
+            crowds=(0.65, 1.3, 2.0, 3.3, 5.0),
+        ),
+    )
+}
