@@ -14,10 +14,8 @@ import click
 from tqdm import tqdm
 
 from collabsecure.attacks.attack import Finding
-from collabsecure.attacks.plan import plan
 from collabsecure.attacks.suite import SUITES, VIEWS, Grid, Plan
 from collabsecure.files import complete_or_absent
-from collabsecure_cli.attack_page import page
 from collabsecure_cli.attack_report import AttackReport
 from collabsecure_cli.attack_state import AttackState, Done
 from collabsecure_cli.attack_target import Target
@@ -140,6 +138,8 @@ def attack(
     Ends with exit code 1 if a control did not fire (the run then proves nothing), or if something that is protected
     gave something away.
     """  # noqa: D301 - \b is click's mark for lines that stay as they are
+    from collabsecure.attacks.plan import plan  # what it needs of SciPy takes a second that no other command should
+
     target = Target.of(model, records, hparams, second_moment, device=device, seed=seed)
     chosen = SUITES[suite]
 
@@ -206,6 +206,8 @@ def _run(todo: Plan, state: AttackState) -> tuple[tuple[Finding, ...], float]:
 
 
 def _write(report: AttackReport, out: Path) -> None:
+    from collabsecure_cli.attack_page import page
+
     texts: dict[str, Callable[[], str]] = {
         "report.json": lambda: json.dumps(report.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n",
         "report.html": lambda: page(report),

@@ -41,6 +41,11 @@ def null_is_chance(finding: Finding) -> bool:
     return finding.null is None or all(figure.is_chance is not False for figure in finding.null.figures)
 
 
+def is_defended(finding: Finding) -> bool:
+    """Whether it is about a defence: then it says what is left of the edit, too."""
+    return any(figure.name == "ES" for figure in finding.score.figures)
+
+
 def failures(findings: Iterable[Finding]) -> tuple[str, ...]:
     """Why a run proves nothing: controls that did not fire, attacks that found what was not there."""
     found = []
@@ -133,9 +138,7 @@ def hides_who(findings: Sequence[Finding]) -> Claim:
 def shows_what(findings: Sequence[Finding]) -> Claim:
     """Membership in a sum."""
     claim = "A sum tells which candidates were edited."
-    found = [
-        each for each in findings if each.attack == "membership" and each.view == "sum" and learns(each) is not None
-    ]
+    found = [each for each in _with(findings, "membership", "AUC", view="sum") if learns(each) is not None]
     if not found:
         return _untested(claim, comforts=False)
     leaking = [each for each in found if learns(each)]
@@ -261,6 +264,7 @@ def _with(findings: Sequence[Finding], attack: str, figure: str, *, view: str | 
         for each in findings
         if each.attack == attack
         and each.must is None
+        and not is_defended(each)
         and view in (None, each.view)
         and any(known.name == figure for known in each.score.figures)
     ]

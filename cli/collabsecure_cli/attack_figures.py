@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from collabsecure.attacks.attack import Curve, Figure, Finding, Score
-from collabsecure_cli.attack_claims import in_words
+from collabsecure_cli.attack_claims import in_words, is_defended
 from collabsecure_cli.attack_plots import Axis, Band, Plot, Series, in_percent, logarithmic, power_of_ten
 
 _TONES = {"plain": 1, "sum": 2, "delta": 3, "masked": 4, "ckks-aggregator": 5}
@@ -39,7 +39,7 @@ def _roc(findings: Sequence[Finding]) -> Plot | None:
     """For each view its largest case, and one null."""
     series: list[Series] = []
     null: Curve | None = None
-    undefended = [each for each in findings if each.must is None and not _is_defended(each)]
+    undefended = [each for each in findings if each.must is None and not is_defended(each)]
     with_curves = [each for each in undefended if _curve(each.score, "ROC") is not None]
     wanted = [each for each in with_curves if each.attack in ("membership", "published delta", "behaviour")]
     wanted.sort(key=lambda each: (_place(each.view), _edits(each)))
@@ -104,7 +104,7 @@ def _by_size(
     x_label: str,
     per: Callable[[Finding], int],
 ) -> Plot | None:
-    undefended = [each for each in findings if each.must is None and not _is_defended(each)]
+    undefended = [each for each in findings if each.must is None and not is_defended(each)]
     usable = [each for each in undefended if _figure(each.score, "AUC") is not None]
     series: list[Series] = []
     nulls: list[tuple[float, Figure]] = []
@@ -161,7 +161,10 @@ def _cosines(findings: Sequence[Finding]) -> Plot | None:
     usable = [
         each
         for each in findings
-        if each.view == "plain" and each.must is None and _figure(each.score, "mean |cos|") is not None
+        if each.view == "plain"
+        and each.must is None
+        and not is_defended(each)
+        and _figure(each.score, "mean |cos|") is not None
     ]
     series = []
     by_attack = sorted(usable, key=lambda each: (each.attack, each.setting.keys, _edits(each)))
@@ -263,10 +266,6 @@ def _trade_off(findings: Sequence[Finding]) -> Plot | None:
 
 def _kind_of_defence(finding: Finding) -> str:
     return finding.setting.note.partition(":")[0].partition(",")[0] or "none"
-
-
-def _is_defended(finding: Finding) -> bool:
-    return _figure(finding.score, "ES") is not None
 
 
 def _place(view: str) -> int:

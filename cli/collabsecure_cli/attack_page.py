@@ -214,10 +214,12 @@ def _reading(finding: Finding) -> tuple[str, str]:
 
 
 def _told(figures: Iterable[Figure], *, strong: bool = False) -> str:
+    """Figures with their standard errors; one that is only known for chance stands beside what chance gave."""
     parts = []
     for figure in figures:
         value = f"<b>{number(figure.value)}</b>" if strong else number(figure.value)
-        error = f" ± {figure.error:.2g}" if figure.error is not None and figure.error >= 5e-4 else ""
+        has_error = figure.error is not None and figure.error >= 5e-4 and not (strong and figure.chance is not None)
+        error = f" ± {figure.error:.2g}" if has_error else ""
         parts.append(f"<span>{escape(figure.name)} {value}{error}</span>")
     return "".join(parts)
 

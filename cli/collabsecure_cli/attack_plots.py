@@ -15,7 +15,7 @@ NUM_TONES = 6  # that the page has colours for; 0 is grey
 
 _WIDTH, _HEIGHT = 424, 290
 _LEFT, _TOP, _BOTTOM = 42, 34, 46
-_CHARACTER, _LINE = 6.9, 15  # of a label, in the plot's units
+_CHARACTER, _LINE = 7.1, 15  # of a label, in the plot's units
 _MARKERS: tuple[Callable[[float, float], str], ...] = (
     lambda x, y: f"M{x - 3.6:.1f},{y:.1f}a3.6,3.6 0 1 0 7.2,0a3.6,3.6 0 1 0 -7.2,0z",
     lambda x, y: f"M{x - 3.3:.1f},{y - 3.3:.1f}h6.6v6.6h-6.6z",
@@ -139,7 +139,7 @@ class _Drawing:
         self._plot = plot
         beside = [line for each in plot.series if each.label_at is None for line in each.label.split("\n")]
         longest = max(map(len, beside), default=0)
-        self._right = min(_CHARACTER * longest + 18, 170) if longest else 16
+        self._right = min(_CHARACTER * longest + 18, 190) if longest else 16
         self._across = _WIDTH - _LEFT - self._right
         self._down = _HEIGHT - _TOP - _BOTTOM
 
