@@ -54,11 +54,20 @@ def auc(members: Float64[np.ndarray, " m"], others: Float64[np.ndarray, " n"]) -
 
 
 def roc(members: Float64[np.ndarray, " m"], others: Float64[np.ndarray, " n"], label: str) -> Curve:
-    """True positives' rate against false positives', one point for each score that occurs; from (0, 0) to (1, 1)."""
+    """True positives' rate against false positives', from (0, 0) to (1, 1): the corners of that staircase.
+
+    >>> curve = roc(np.array([2.0, 3.0]), np.array([1.0, 2.0]), "")
+    >>> curve.x, curve.y
+    (array([0. , 0. , 0.5, 1. ]), array([0. , 0.5, 1. , 1. ]))
+    """
     cuts = np.unique(np.concatenate((members, others)))[::-1]
-    true = 1 - np.searchsorted(np.sort(members), cuts) / len(members)
-    false = 1 - np.searchsorted(np.sort(others), cuts) / len(others)
-    return Curve(plot="ROC", label=label, x=np.concatenate(([0.0], false)), y=np.concatenate(([0.0], true)))
+    true = np.append(0.0, 1 - np.searchsorted(np.sort(members), cuts) / len(members))
+    false = np.append(0.0, 1 - np.searchsorted(np.sort(others), cuts) / len(others))
+    # Which way each step goes, up, right or both; on the way straight on, points say nothing.
+    rises, moves = np.diff(true) > 0, np.diff(false) > 0
+    straight = (rises[:-1] == rises[1:]) & (moves[:-1] == moves[1:]) & (rises[1:] != moves[1:])
+    corners = np.concatenate(([True], ~straight, [True]))
+    return Curve(plot="ROC", label=label, x=false[corners], y=true[corners])
 
 
 def true_positives_at(rate: float, members: Float64[np.ndarray, " m"], others: Float64[np.ndarray, " n"]) -> Figure:

@@ -20,7 +20,7 @@ def setting(num_clients=1, edits_per_client=20, *, keys="small world", d_in=512,
     )
 
 
-def told_apart(attack, view, of, *, shift, seed=0, more=(), must=None, num_others=600):
+def told_apart(attack, view, of, *, shift, seed=0, more=(), must=None, num_others=300):
     """A finding in which members score `shift` standard deviations above others, with its null."""
     rng = np.random.default_rng(seed)
     scores = []

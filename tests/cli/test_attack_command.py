@@ -1,0 +1,152 @@
+"""`collabsecure attack` as a user meets it: what it writes, going on after an interruption, and how it ends."""
+
+import json
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+from click.testing import CliRunner
+from made_up_findings import findings, game
+
+from collabsecure.attacks.record import finding_to_json
+from collabsecure.attacks.suite import Experiment, Plan
+from collabsecure_cli.main import main
+
+
+def attack(*arguments):
+    return CliRunner().invoke(main, ["attack", *arguments])
+
+
+class MadeUpPlan:
+    """In place of the real plan: experiments that give made-up findings at once, and tell which were done."""
+
+    def __init__(self):
+        self.done, self.asked, self.broken_off = [], {}, None
+        self.found = {f"experiment {number}": findings()[number::3] for number in range(3)}
+
+    def __call__(self, suite, **asked):
+        self.asked = {"suite": suite.name, **asked}
+        experiments = [Experiment(name=name, seconds=40.0, run=partial(self.run, name)) for name in self.found]
+        return Plan(experiments=tuple(experiments), left_out=("10 × 100 edits: too many",))
+
+    def run(self, name):
+        if name == self.broken_off:
+            raise KeyboardInterrupt
+        self.done.append(name)
+        yield from self.found[name]
+
+
+@pytest.fixture
+def plan(monkeypatch):
+    made_up = MadeUpPlan()
+    monkeypatch.setattr("collabsecure.attacks.plan.plan", made_up)
+    return made_up
+
+
+def test_it_says_how_long_it_takes_writes_both_reports_and_ends_with_the_verdict(plan, tmp_path):
+    result = attack("--out", str(tmp_path / "out"))
+    assert result.exit_code == 0, result.output
+    assert "3 experiments of 3 to do, about 2 min" in result.stderr
+    assert "Left out: 10 × 100 edits: too many" in result.stderr
+    assert result.stdout.startswith("[holds] Secure summation hides who edited, not what was edited")
+    assert "report.html" in result.stdout
+    data = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert len(data["findings"]) == len(findings())
+    assert data["command"].startswith(
+        "collabsecure attack --suite quick --views plain,masked,ckks-aggregator,sum,delta"
+    )
+    assert "Proven by this run" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_interrupted_it_goes_on_with_what_is_left(plan, tmp_path):
+    plan.broken_off = "experiment 1"
+    first = attack("--out", str(tmp_path / "out"))
+    assert first.exit_code == 130
+    assert first.stderr.splitlines()[-1].endswith("the same command goes on.")
+    assert not (tmp_path / "out" / "report.json").exists()
+    plan.broken_off = None
+    second = attack("--out", str(tmp_path / "out"))
+    assert second.exit_code == 0, second.output
+    assert "Going on with what an interrupted run left" in second.stderr
+    assert "2 experiments of 3 to do" in second.stderr
+    assert plan.done == ["experiment 0", "experiment 1", "experiment 2"]
+    data = json.loads((tmp_path / "out" / "report.json").read_text())
+    expected = [finding_to_json(finding) for found in plan.found.values() for finding in found]
+    assert data["findings"] == json.loads(json.dumps(expected))
+
+
+def test_another_seed_starts_anew(plan, tmp_path):
+    attack("--out", str(tmp_path / "out"))
+    attack("--out", str(tmp_path / "out"), "--seed", "1")
+    assert plan.done == ["experiment 0", "experiment 1", "experiment 2"] * 2
+
+
+def test_json_is_the_verdict_on_one_line(plan, tmp_path):
+    result = attack("--out", str(tmp_path / "out"), "--json")
+    data = json.loads(result.stdout)
+    assert data["verdict"]["sentence"]["holds"] is True
+    assert data["out"] == str(tmp_path / "out")
+    assert "findings" not in data
+
+
+def test_a_control_that_stays_silent_is_exit_code_1_after_the_report(plan, tmp_path):
+    plan.found["silent"] = [game("masked", "no mask", value=0.5, must=True)]
+    result = attack("--out", str(tmp_path / "out"))
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1].startswith("Error: controls failed")
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_a_promise_that_does_not_hold_is_exit_code_1(plan, tmp_path):
+    plan.found["broken"] = [game("masked", "as it is", value=0.9, must=False)]
+    result = attack("--out", str(tmp_path / "out"))
+    assert result.exit_code == 1
+    assert (
+        "gave something away" in result.stdout + result.stderr or "what should give nothing away did" in result.stderr
+    )
+
+
+def test_a_folder_with_other_things_is_left_alone(plan, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    result = attack("--out", str(tmp_path))
+    assert result.exit_code == 1
+    assert "a folder with other things in it" in result.stderr
+    assert plan.done == []
+    assert attack("--out", str(tmp_path), "--force").exit_code == 0
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+def test_what_is_asked_for_reaches_the_plan(plan, tmp_path):
+    attack("--out", str(tmp_path), "--views", "delta, sum", "--clients", "5,2", "--edits-per-client", "20,100,20")
+    assert plan.asked["views"] == ("sum", "delta")
+    assert plan.asked["grid"].clients == (2, 5)
+    assert plan.asked["grid"].edits_per_client == (20, 100)
+    assert plan.asked["num_requests"] == 480
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--views", "plain,server"), "found 'server'; expected some of plain,masked,ckks-aggregator,sum,delta"),
+        (("--clients", "0"), "expected numbers such as 1,2,5"),
+        (("--edits-per-client", "5,²"), "expected numbers such as 1,2,5"),
+        (("--model", "gpt2"), "With --model, also give --records, --hparams and --second-moment."),
+        (("--suite", "huge"), "'quick', 'full'"),
+    ],
+)
+def test_what_cannot_be_meant_is_a_usage_error(arguments, said):
+    result = attack(*arguments)
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
+def test_help_says_whose_eyes_there_are():
+    result = attack("--help")
+    for words in ("plain            K Kᵀ", "delta            the update", "--suite [quick|full]", "exit code 1"):
+        assert words in result.stdout
+
+
+def test_no_other_command_pays_for_it():
+    code = "import sys, collabsecure_cli.main; sys.exit('scipy.stats' in sys.modules or 'torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
