@@ -36,7 +36,7 @@ class Parties:
         EncryptionUnavailable: from `of`, with a scheme, where TenSEAL is not installed.
     """
 
-    session: Session
+    session: Session = field(repr=False)
     identities: tuple[Identity, ...] = field(repr=False)
     server: Identity = field(repr=False)
     holder: Identity | None = field(repr=False, default=None)
