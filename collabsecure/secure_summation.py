@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from collabsecure.errors import BadRequest, FieldFault, SumAborted
 from collabsecure.sessions import cross_name, gram_name
-from collabsecure.simulation import Summed
-from collabsecure.statistics import Statistics
+from collabsecure.statistics import Statistics, Summed
 from collabsecure_protocols import (
     Aborted,
     Client,

@@ -16,7 +16,7 @@ from collabsecure.keys import local_statistics
 from collabsecure.layers import EditableModel
 from collabsecure.links import FIRST_LINK, delta_digest, next_link
 from collabsecure.merge import merge_delta
-from collabsecure.statistics import Statistics
+from collabsecure.statistics import Statistics, Summed
 from collabsecure.templates import ContextTemplates
 
 Flow = Literal["layer-synchronous", "one-shot"]
@@ -30,14 +30,6 @@ class Client:
 
     requests: Sequence[EditRequest]
     values: Float64[np.ndarray, "num_edits d_model"]  # z
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Summed:
-    """A sum over clients, and over which (numbered from 1)."""
-
-    layers: Mapping[int, Statistics]
-    survivors: tuple[int, ...]
 
 
 @runtime_checkable

@@ -7,7 +7,7 @@
 import math
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +61,14 @@ class Statistics:
             raise ValueError(f"found {shapes}; expected (d_in, d_in) and (d_out, d_in)")
         if self.gram.dtype != np.float64 or self.cross.dtype != np.float64:
             raise ValueError(f"found {shapes}; expected float64")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Summed:
+    """A sum over clients, and over which (numbered from 1)."""
+
+    layers: Mapping[int, Statistics]
+    survivors: tuple[int, ...]
 
 
 def pack_upper(matrix: Float64[np.ndarray, "d d"]) -> Float64[np.ndarray, " unique"]:

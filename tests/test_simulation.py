@@ -13,12 +13,11 @@ from collabsecure.sessions import Ranges, editing_session
 from collabsecure.simulation import (
     Client,
     PlainSummation,
-    Summed,
     edit_globally,
     edit_together,
     relative_distance,
 )
-from collabsecure.statistics import Statistics
+from collabsecure.statistics import Statistics, Summed
 from collabsecure.templates import ContextTemplates
 from collabsecure_protocols import Identity, Policy, ServerState
 
