@@ -29,6 +29,7 @@ class _Keys:
 
     requests: Float64[np.ndarray, "d_in num_requests"]
     reference: Float64[np.ndarray, "d_in num_reference"]
+    alternatives: Float64[np.ndarray, "d_in num_alternatives"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -46,6 +47,9 @@ class Laboratory:
     second_moments: Moments  # layer → C, weighted
     requests: Sequence[EditRequest]  # one for each subject, in random order
     reference: Sequence[EditRequest]  # about subjects that are in none of `requests`
+    alternatives: Sequence[
+        EditRequest
+    ] = ()  # other facts of the subjects of `requests`, in their order: candidates too
     cache: Path | None = None  # of values
     _unedited: dict[tuple[int, str], _Keys] = field(default_factory=dict, init=False, repr=False)
 
@@ -56,6 +60,7 @@ class Laboratory:
             found = self._unedited[layer, templates.to_json()] = _Keys(
                 requests=compute_keys(self.model, self.requests, templates, layer),
                 reference=compute_keys(self.model, self.reference, templates, layer),
+                alternatives=compute_keys(self.model, self.alternatives, templates, layer),
             )
         return found
 
@@ -84,7 +89,8 @@ class Laboratory:
         if len(self.requests) < 3 * total:
             raise TooFewRequests(num_requests=len(self.requests) // 3, num_clients=total)
         members, others = self.requests[:total], self.requests[total:-total]
-        candidates = [*members, *others]
+        alternatives = self.alternatives[: len(self.requests) - total]
+        candidates = [*members, *others, *alternatives]
         layers = tuple(layers or (self.hyperparameters.layers if with_values else self.hyperparameters.layers[:1]))
         keys: dict[int, Float64[np.ndarray, "d_in num"]] = {}
         residuals: dict[int, Float64[np.ndarray, "d_out num"]] = {}
@@ -106,8 +112,9 @@ class Laboratory:
                     if deltas:
                         k = compute_keys(self.model, edited, self.templates, layer)
                         theirs = _Keys(
-                            requests=compute_keys(self.model, candidates, believed, layer),
+                            requests=compute_keys(self.model, [*members, *others], believed, layer),
                             reference=compute_keys(self.model, self.reference, believed, layer),
+                            alternatives=compute_keys(self.model, alternatives, believed, layer),
                         )
                     else:
                         every, theirs = self.unedited(self.templates, layer), self.unedited(believed, layer)
@@ -120,7 +127,10 @@ class Laboratory:
                 public[layer] = PublicLayer(
                     second_moment=self.second_moments[layer],
                     reference=theirs.reference,
-                    candidates=theirs.requests[:, : len(candidates)],
+                    candidates=np.concatenate(
+                        (theirs.requests[:, : len(self.requests) - total], theirs.alternatives[:, : len(alternatives)]),
+                        axis=1,
+                    ),
                 )
                 if edited is members:
                     keys[layer], residuals[layer] = k, r
