@@ -9,6 +9,9 @@ middle costs the session its own input and no more, and memory does not grow wit
 from collections.abc import Iterable
 from contextlib import suppress
 
+import numpy as np
+from jaxtyping import Float64
+
 from collabsecure.errors import BadFile, NotPositiveDefinite
 from collabsecure_cli.folder import StateFolder
 from collabsecure_cli.journal import Journal, Kind, Memory, Step
@@ -80,6 +83,11 @@ class Aggregator:
     def sum_index(self) -> int:
         """The sum that started last, −1 before the first."""
         return self._server.sum_index
+
+    @property
+    def survivors(self) -> tuple[int, ...]:
+        """The clients whose input is in that sum; empty until it is announced."""
+        return self._server.survivors
 
     @property
     def wants_merge(self) -> bool:
@@ -181,6 +189,10 @@ class Aggregator:
             self.results.keep(self.sum_index, deltas, self._server.survivors)
         except NotPositiveDefinite as error:
             self.fail(f"{self.session.sums[self.sum_index].name} cannot be merged: {error}")
+
+    def decode(self, tensor: str) -> Float64[np.ndarray, "rows columns"]:
+        """One tensor of the sum that is finished, as long as the next has not begun."""
+        return self._server.decode(tensor)
 
     # What the key holder of an encrypted session does
 
