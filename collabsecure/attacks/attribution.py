@@ -9,7 +9,7 @@ The score is over the edits of clients that do not collude.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from jaxtyping import Float64, Int64
 from scipy.linalg import solve_triangular
 
 from collabsecure.attacks.attack import Assumption, Attack, Figure, Score
+from collabsecure.attacks.case import Case
 from collabsecure.attacks.knowledge import Public, PublicLayer, Truth
 from collabsecure.attacks.views import AggregatorState, SumOnly
 from collabsecure.statistics import Statistics
@@ -50,11 +51,13 @@ def score(guessed: Attribution, public: Public, truth: Truth) -> Score:
     return Score(figures=(Figure(name="attributed", value=float(right.mean()), error=error, chance=chance),))
 
 
-def with_topics(editors: Mapping[str, Sequence[int]], topics: Sequence[str]) -> Attack[Attribution]:
+def with_topics(editors: Mapping[str, Collection[int]], topics: Sequence[str]) -> Attack[Attribution]:
     """The same by one who knows which clients edit which topic; `topics` has each candidate's."""
 
     def informed(view: AggregatorState | SumOnly, public: Public, rng: np.random.Generator) -> Attribution:
-        of_topic = np.array([[client in editors[topic] for topic in topics] for client in _clients(view)], np.float64)
+        of_topic = np.array(
+            [[client in editors.get(topic, ()) for topic in topics] for client in _clients(view)], np.float64
+        )
         return _guess(view, public, rng, of_topic)
 
     return Attack(
@@ -66,6 +69,18 @@ def with_topics(editors: Mapping[str, Sequence[int]], topics: Sequence[str]) -> 
         guess=informed,
         score=score,
     )
+
+
+def one_topic_each(case: Case, *, sharing: int = 1) -> Attack[Attribution]:
+    """What the adversary knows where each client edits facts of one kind, and so many clients edit facts of each kind.
+
+    Clients 1 to `sharing` have one topic, the next as many another one.
+    """
+    topics, editors = ["nobody's"] * len(case.real.public.names), dict[str, set[int]]()
+    for candidate, client in zip(case.truth.candidate.tolist(), case.truth.client.tolist(), strict=True):
+        topics[candidate] = f"topic {(client - 1) // sharing}"
+        editors.setdefault(topics[candidate], set()).add(client)
+    return with_topics(editors, topics)
 
 
 def _clients(view: AggregatorState | SumOnly) -> tuple[int, ...]:

@@ -52,11 +52,12 @@ def test_masked_uploads_beside_the_sum_name_nobody():
 
 
 def test_who_knows_the_topics_names_the_client():
-    topics = [f"topic {client}" for client in CASE.truth.client]
-    topics += ["topic 1"] * (len(CASE.real.public.names) - len(topics))
-    of_one = attribution.with_topics({f"topic {client}": (client,) for client in range(1, 6)}, topics)
-    assert attributed(CASE.real.summed(), of_one).value == 1.0
-    of_two = attribution.with_topics({f"topic {client}": (client, client % 5 + 1) for client in range(1, 6)}, topics)
-    figure = attributed(CASE.real.summed(), of_two)
+    figure = attributed(CASE.real.summed(), attribution.one_topic_each(CASE))
+    assert (figure.value, figure.chance) == (1.0, 1 / NUM_CLIENTS)
+
+
+def test_a_topic_that_two_edit_leaves_the_two():
+    figure = attributed(CASE.real.summed(), attribution.one_topic_each(CASE, sharing=2))
     assert figure.is_chance is False
-    assert figure.value == pytest.approx(1 / 2, abs=4 * 0.5 / np.sqrt(60))
+    # Of clients 1 to 4, one in two; client 5 has its topic alone.
+    assert figure.value == pytest.approx(0.6, abs=4 * 0.5 * np.sqrt(48) / 60)
