@@ -98,14 +98,14 @@ def told(figure: Figure) -> str:
 def number(value: float) -> str:
     """A figure's value as one reads it.
 
-    >>> number(0.9987), number(100.0), number(3.2e-14), number(float("nan"))
-    ('0.999', '100', '3.2e-14', '–')
+    >>> number(0.9987), number(100.0), number(0.0), number(3.2e-14), number(float("nan"))
+    ('0.999', '100', '0', '3.2e-14', '–')
     """
     if math.isnan(value):
         return "–"
-    if value == round(value) and 1 < abs(value) < 1e6:
+    if value == round(value) and abs(value) != 1 and abs(value) < 1e6:
         return f"{value:.0f}"
-    return f"{value:.3f}" if value == 0 or 5e-4 <= abs(value) < 1000 else f"{value:.1e}"
+    return f"{value:.3f}" if 5e-4 <= abs(value) < 1000 else f"{value:.1e}"
 
 
 def sentence(findings: Sequence[Finding]) -> Claim:
@@ -187,9 +187,9 @@ def _is_safe(findings: Sequence[Finding]) -> Claim:
         f"from K Kᵀ alone keys came back with mean |cos| {number(_value(best, 'mean |cos|'))} ({in_words(best)}); "
         f"with {_CERTAIN} or more in {len(recovered)} of {len(found)} cases."
     )
-    weak = _with(findings, "independent components", "mean |cos|", view="plain")
+    weak = _with(findings, "fastica", "mean |cos|", view="plain")
     if weak:
-        says += f" Independent components alone, the weak attack, come to {_range_of(weak, 'mean |cos|')}."
+        says += f" FastICA alone, the weak attack, comes to {_range_of(weak, 'mean |cos|')}."
     return Claim(claim=claim, holds=not recovered, says=says, comforts=True)
 
 
@@ -238,11 +238,16 @@ def _uploads_are_silent(findings: Sequence[Finding]) -> Claim:
 
 def _differences_tell(findings: Sequence[Finding]) -> Claim:
     claim = "Two sums that differ by one client give that client's Gram matrix."
-    found = [each for each in findings if each.attack == "differencing"]
+    found = _with(findings, "differencing", "relative error of the Gram matrix")
     if not found:
         return _untested(claim, comforts=False)
-    says = "; ".join(filter(None, (each.score.says for each in found))) or told(found[0].score.figures[0])
-    return Claim(claim=claim, holds=any(learns(each) is not False for each in found), says=says, comforts=False)
+    worst = max(_value(each, "relative error of the Gram matrix") for each in found)
+    says = f"the difference is that client's to {number(worst)}, relatively."
+    asked = [each for each in findings if each.attack == "differencing" and each.must is False]
+    if asked:
+        refused = not any(learns(each) for each in asked)
+        says += " Clients that are asked for such a sum refuse." if refused else " Clients gave such a sum."
+    return Claim(claim=claim, holds=worst < 1e-3, says=says, comforts=False)
 
 
 def _published_tells(findings: Sequence[Finding]) -> Claim:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from collabsecure.attacks.attack import Curve, Figure, Finding, Score
-from collabsecure_cli.attack_claims import in_words, is_defended
+from collabsecure_cli.attack_claims import in_words, is_defended, learns
 from collabsecure_cli.attack_plots import Axis, Band, Plot, Series, in_percent, logarithmic, power_of_ten
 
 _TONES = {"plain": 1, "sum": 2, "delta": 3, "masked": 4, "ckks-aggregator": 5}
@@ -36,7 +36,7 @@ def plots(findings: Sequence[Finding]) -> tuple[Plot, ...]:
 
 
 def _roc(findings: Sequence[Finding]) -> Plot | None:
-    """For each view its largest case, and one null."""
+    """For each view its largest case in which something was found, and one null."""
     series: list[Series] = []
     null: Curve | None = None
     undefended = [each for each in findings if each.must is None and not is_defended(each)]
@@ -44,7 +44,8 @@ def _roc(findings: Sequence[Finding]) -> Plot | None:
     wanted = [each for each in with_curves if each.attack in ("membership", "published delta", "behaviour")]
     wanted.sort(key=lambda each: (_place(each.view), _edits(each)))
     for view, group in groupby(wanted, lambda each: each.view):
-        *_, finding = group
+        of_view = list(group)
+        finding = next((each for each in reversed(of_view) if learns(each)), of_view[-1])
         curve = _curve(finding.score, "ROC")
         if curve is not None and len(series) < _MOST_LINES:
             label = f"{_SHORT.get(view, view)},\nn = {_ratio(_edits(finding) / finding.setting.d_in)} d"
@@ -80,6 +81,7 @@ def _membership_by_size(findings: Sequence[Finding]) -> Plot | None:
         "multiple of a key's length d. Grey: the same attack on other subjects' edits, and where chance lies.",
         x_label="edits in the sum / length of a key (n / d)",
         per=lambda each: each.setting.d_in,
+        weaker=("AUC by leverage alone", "by leverage alone"),
     )
 
 
@@ -92,6 +94,7 @@ def _delta_by_size(findings: Sequence[Finding]) -> Plot | None:
         "model is wide (d_model), so up to about so many edits it tells members apart.",
         x_label="edits in the update / width of the model (n / d_model)",
         per=lambda each: each.setting.d_out,
+        weaker=("AUC whitened by C alone", "whitened by C"),
     )
 
 
@@ -103,39 +106,46 @@ def _by_size(
     says: str,
     x_label: str,
     per: Callable[[Finding], int],
+    weaker: tuple[str, str],
 ) -> Plot | None:
+    """AUC against size; of the kind of case with most sizes, a weaker attack's AUC as well (figure's name, label)."""
     undefended = [each for each in findings if each.must is None and not is_defended(each)]
     usable = [each for each in undefended if _figure(each.score, "AUC") is not None]
-    series: list[Series] = []
-    nulls: list[tuple[float, Figure]] = []
 
     def kind(each: Finding) -> tuple[str, str, str]:
         return each.view, each.setting.keys, each.setting.note
 
-    for number, (of, group) in enumerate(groupby(sorted(usable, key=lambda each: (kind(each), _edits(each))), kind)):
-        view, keys, note = of
-        points = [(_edits(each) / per(each), each) for each in group]
-        nulls += [
-            (x, null) for x, each in points if each.null is not None and (null := _figure(each.null, "AUC")) is not None
-        ]
-        if number < _MOST_LINES:
-            series.append(
-                Series(
-                    label="\n".join(filter(None, (_SHORT.get(view, view), f"{keys} keys", note))),
-                    x=np.array([x for x, _ in points]),
-                    y=np.array([_value(each.score, "AUC") for _, each in points]),
-                    tone=number + 1,
-                    dots=True,
-                    names=tuple(in_words(each) for _, each in points),
-                )
-            )
-    if not series:
+    usable.sort(key=lambda each: (kind(each), _edits(each)))
+    groups = [list(group) for _, group in groupby(usable, kind)][: _MOST_LINES - 1]
+    if not groups:
         return None
-    bands: tuple[Band, ...] = ()
+
+    def drawn(group: Sequence[Finding], figure: str, label: str, tone: int) -> Series:
+        return Series(
+            label=label,
+            x=np.array([_edits(each) / per(each) for each in group]),
+            y=np.array([_value(each.score, figure) for each in group]),
+            tone=tone,
+            dots=True,
+            names=tuple(in_words(each) for each in group),
+        )
+
+    series: list[Series] = []
+    for number, group in enumerate(groups):
+        view, keys, note = kind(group[0])
+        label = "\n".join(filter(None, (_SHORT.get(view, view), f"{keys} keys", note)))
+        series.append(drawn(group, "AUC", label, number + 1))
+    longest = max(groups, key=lambda group: _edits(group[-1]) / per(group[-1]))
+    if all(_figure(each.score, weaker[0]) is not None for each in longest):
+        series.append(drawn(longest, weaker[0], f"the same,\n{weaker[1]}", len(groups) + 1))
     all_x = np.concatenate([each.x for each in series])
     axis = logarithmic(x_label, float(all_x.min()), float(all_x.max()))
+    with_null = ((each, _figure(each.null, "AUC")) for each in usable if each.null is not None)
+    nulls = sorted(
+        ((_edits(each) / per(each), null) for each, null in with_null if null is not None), key=lambda pair: pair[0]
+    )
+    bands = (_chance(nulls, axis),) if nulls else ()
     if nulls:
-        bands = (_chance(nulls, axis),)
         x, y = np.array([x for x, _ in nulls]), np.array([figure.value for _, figure in nulls])
         series.append(Series(label="other subjects\n(null)", x=x, y=y, tone=0, dots=True, line=False))
     lowest = min(float(each.y.min()) for each in series)
@@ -166,31 +176,41 @@ def _cosines(findings: Sequence[Finding]) -> Plot | None:
         and not is_defended(each)
         and _figure(each.score, "mean |cos|") is not None
     ]
-    series = []
-    by_attack = sorted(usable, key=lambda each: (each.attack, each.setting.keys, _edits(each)))
-    groups = groupby(by_attack, lambda each: (each.attack, each.setting.keys))
-    for number, ((attack, keys), group) in enumerate(groups):
-        points = list(group)
-        if number < _MOST_LINES:
-            series.append(
-                Series(
-                    label=f"{attack},\n{keys} keys",
-                    x=np.array([_edits(each) / each.setting.d_in for each in points]),
-                    y=np.array([_value(each.score, "mean |cos|") for each in points]),
-                    tone=number + 1,
-                    dots=True,
-                    names=tuple(in_words(each) for each in points),
-                )
-            )
-    if not series:
+    usable.sort(key=lambda each: (each.setting.keys, each.attack, _edits(each)))
+    groups = [list(group) for _, group in groupby(usable, lambda each: (each.setting.keys, each.attack))]
+    if not groups:
         return None
+    longest = max(groups, key=len)[0].setting.keys  # weaker attacks are shown where most sizes were tried
+    groups = [group for group in groups if group[0].setting.keys == longest or group[0].attack == "reconstruction"]
+    groups.sort(key=lambda group: -_value(group[-1].score, "mean |cos|"))
+    series = [
+        Series(
+            label=f"{group[0].attack},\n{group[0].setting.keys} keys",
+            x=np.array([_edits(each) / each.setting.d_in for each in group]),
+            y=np.array([_value(each.score, "mean |cos|") for each in group]),
+            tone=number + 1,
+            dots=True,
+            names=tuple(in_words(each) for each in group),
+        )
+        for number, group in enumerate(groups[: _MOST_LINES - 1])
+    ]
+    nulls = [
+        (_edits(each) / each.setting.d_in, figure.value)
+        for group in groups
+        for each in group
+        if each.attack == "reconstruction" and each.null is not None
+        if (figure := _figure(each.null, "mean |cos|")) is not None
+    ]
+    if nulls:
+        x, y = np.array([x for x, _ in nulls]), np.array([y for _, y in nulls])
+        series.append(Series(label="other subjects\n(null)", x=x, y=y, tone=0, dots=True, line=False))
     all_x = np.concatenate([each.x for each in series])
     return Plot(
         slug="cosines",
         title="Do keys come back from K Kᵀ alone?",
         says="Mean |cos| between each true key and the one found for it, against a client's edits M as a share of a "
         "key's length d. Keys of one model are alike, so what knows nothing does not come to 0: "
-        "compare with the ambiguity attack, which draws a factor of K Kᵀ at random.",
+        "grey is how near the attack comes to keys that are not in it.",
         x=logarithmic("edits of one client / length of a key (M / d)", float(all_x.min()), float(all_x.max())),
         y=Axis(label="mean |cos| with the true keys", low=_UNIT.low, high=_UNIT.high, ticks=_UNIT.ticks),
         series=tuple(series),
@@ -206,7 +226,10 @@ def _spectra(findings: Sequence[Finding]) -> Plot | None:
             found.setdefault(_edits(finding), curve)
     if not found:
         return None
-    chosen = sorted(found)
+    chosen: list[int] = []
+    for edits in sorted(found):
+        if not chosen or edits >= 2 * chosen[-1]:  # names of nearer ones would lie on each other
+            chosen.append(edits)
     if len(chosen) > _MOST_LINES - 2:
         chosen = [chosen[round(place)] for place in np.linspace(0, len(chosen) - 1, _MOST_LINES - 2)]
     series = []

@@ -28,6 +28,7 @@ _VERDICTS = {
 _HELD = {True: "holds", False: "does not hold", None: "not tested"}
 _NEWS = {True: "good", False: "bad", None: "calm"}
 _MOST_ROWS = 200  # of one plot's data
+_MOST_FIGURES = 3  # of a finding that are shown at once
 
 
 def page(report: AttackReport) -> str:
@@ -100,8 +101,9 @@ def _figures(findings: Sequence[Finding]) -> str:
     if rows:
         title = "Do masked and encrypted uploads give anything away?"
         says = (
-            "Each test beside the interval in which chance lies (grey). Controls leave the protection out or do it "
-            "wrongly, and must be found out (triangles); what is protected must stay in the grey."
+            "The share of rounds in which somebody who has chosen two inputs says rightly which of them was uploaded; "
+            "grey is where guessing lies. Controls leave the protection out or do it wrongly, and must be found out "
+            "(triangles); what is protected must stay in the grey."
         )
         drawn.append(_figure(title, says, rows_svg("silence", title, says, rows), ""))
     if not drawn:
@@ -130,21 +132,20 @@ def _data(plot: Plot) -> str:
 
 
 def _silence(findings: Sequence[Finding]) -> list[Row]:
-    """Tests of protected uploads, the controls first."""
+    """Distinguishing games on uploads, the controls first."""
     rows = []
     of_uploads = [each for each in findings if each.view in ("masked", "ckks-aggregator") and each.must is not None]
     for finding in sorted(of_uploads, key=lambda each: not each.must):
-        figure = next((figure for figure in finding.score.figures if figure.is_chance is not None), None)
+        figure = next((figure for figure in finding.score.figures if figure.name == "win rate"), None)
         if figure is not None and figure.chance is not None and figure.error is not None:
-            kind = "control" if finding.must else finding.view
+            kind = "control" if finding.must else {"masked": "masked"}.get(finding.view, "encrypted")
             rows.append(
                 Row(
-                    label=f"{kind}: {finding.setting.note or finding.attack}",
+                    label=f"{kind}: {finding.setting.note or 'edits of two clients'}",
                     value=figure.value,
                     chance=figure.chance,
                     error=figure.error,
                     tone=2 if finding.must else 4,
-                    note=figure.name,
                 )
             )
     return rows
@@ -166,8 +167,11 @@ def _view(view: View, findings: Sequence[Finding]) -> str:
     rows: list[str] = []
     in_order = sorted(findings, key=lambda each: (order.index(each.attack), each.must is not None, not each.must))
     for name, group in groupby(in_order, lambda each: each.attack):
-        rows.append(_attack_row(name))
-        rows += map(_row, group)
+        tried = list(group)
+        said = {finding.score.says for finding in tried}
+        in_common = said.pop() if len(said) == 1 else ""  # what is true of all of them is said once
+        rows.append(_attack_row(name, in_common))
+        rows += (_row(finding, says="" if in_common else finding.score.says) for finding in tried)
     head = "<tr><th>Setting</th><th>Found</th><th>On other subjects</th><th></th></tr>"
     return (
         f'<section class="card view" id="view-{escape(view.name)}"><h3>{escape(view.title)}</h3>'
@@ -176,27 +180,30 @@ def _view(view: View, findings: Sequence[Finding]) -> str:
     )
 
 
-def _attack_row(name: str) -> str:
+def _attack_row(name: str, says: str) -> str:
     attack = attack_named(name)
+    said = f"<small>{_sentence(says)}</small>" if says else ""
     if attack is None:
-        return f'<tr class="attack"><th colspan="4" scope="colgroup"><b>{escape(name)}</b></th></tr>'
+        return f'<tr class="attack"><th colspan="4" scope="colgroup"><b>{escape(name)}</b>{said}</th></tr>'
     needs = "; ".join(assumption.value for assumption in attack.assumes) or "nothing beside the view and the model"
     return (
         f'<tr class="attack"><th colspan="4" scope="colgroup"><b>{escape(attack.title)}</b>'
-        f"<small>{escape(attack.name)}. Needs {escape(needs)}. {escape(attack.source)}</small></th></tr>"
+        f"<small>{escape(attack.name)}. Needs {escape(needs)}. {escape(attack.source)}</small>{said}</th></tr>"
     )
 
 
-def _row(finding: Finding) -> str:
+def _row(finding: Finding, *, says: str) -> str:
     setting = finding.setting
     size = f"{setting.num_clients} × {setting.edits_per_client} edits" if setting.edits_per_client else "–"
     more = ", ".join(filter(None, (setting.keys, f"d = {setting.d_in}" if setting.d_in else "", setting.note)))
-    says = f"<p>{escape(finding.score.says)}</p>" if finding.score.says else ""
-    null = "" if finding.null is None else _told(finding.null.figures)
+    said = f"<p>{_sentence(says)}</p>" if says else ""
+    null = "" if finding.null is None else _told(finding.null.figures[:_MOST_FIGURES])
+    shown, more_figures = finding.score.figures[:_MOST_FIGURES], finding.score.figures[_MOST_FIGURES:]
+    details = f"<details><summary>more</summary>{_told(more_figures, strong=True)}</details>" if more_figures else ""
     mark, tone = _reading(finding)
     return (
-        f"<tr><td>{size} <small>{escape(more)}</small>{says}</td>"
-        f'<td class="figures">{_told(finding.score.figures, strong=True)}</td><td class="null">{null}</td>'
+        f"<tr><td>{size} <small>{escape(more)}</small>{said}</td>"
+        f'<td class="figures">{_told(shown, strong=True)}{details}</td><td class="null">{null}</td>'
         f'<td><span class="chip" data-tone="{tone}">{mark}</span></td></tr>'
     )
 

@@ -184,8 +184,8 @@ class _Drawing:
         upper = [f"{self._x(x):.1f},{self._y(y):.1f}" for x, y in zip(band.x, band.high, strict=True)]
         lower = [f"{self._x(x):.1f},{self._y(y):.1f}" for x, y in zip(band.x, band.low, strict=True)]
         outline = "L".join([*upper, *reversed(lower)])
-        x, y = self._x(band.x[-1]) - 5, self._y(band.low[-1]) - 5
-        return f'<path class="band" d="M{outline}Z"/>{_text("guide-name", x, y, band.label, anchor="end")}'
+        x, y = _LEFT + 5, self._y(band.low[0]) - 5
+        return f'<path class="band" d="M{outline}Z"/>{_text("guide-name", x, y, band.label)}'
 
     def _guides(self) -> list[str]:
         parts = []
@@ -230,7 +230,7 @@ class _Drawing:
         ends = [(self._x(series.x[-1]), self._y(series.y[-1])) for series in named]
         heights = [_LINE * len(series.label.split("\n")) for series in named]
         for (x, y), top, series in zip(
-            ends, _apart([y for _, y in ends], heights, _TOP, _HEIGHT - 8), named, strict=True
+            ends, _apart([y for _, y in ends], heights, _TOP, _HEIGHT - _BOTTOM + 14), named, strict=True
         ):
             left = _LEFT + self._across + 12
             lines = series.label.split("\n")
@@ -272,7 +272,6 @@ class Row:
     chance: float
     error: float  # standard error under chance
     tone: int
-    note: str = ""
 
 
 def rows_svg(slug: str, title: str, says: str, rows: Sequence[Row], *, low: float = 0.0, high: float = 1.0) -> str:
@@ -298,7 +297,7 @@ def rows_svg(slug: str, title: str, says: str, rows: Sequence[Row], *, low: floa
         told = f"{row.label}: {row.value:.3f}; chance {row.chance:g} ± {4 * row.error:.3f}"
         parts += [
             _text("row-name", 8, y - 12, row.label),
-            _text("row-value", _WIDTH - 8, y - 12, f"{row.value:.3f} {row.note}".strip(), anchor="end"),
+            _text("row-value", _WIDTH - 8, y - 12, f"{row.value:.3f}", anchor="end"),
             f'<path class="grid" d="M8,{y}H{_WIDTH - 8}"/>',
             f'<rect class="band" x="{left:.1f}" y="{y - 5}" width="{max(right - left, 2):.1f}" height="10" rx="2"/>',
             f'<path class="axis" d="M{x(row.chance):.1f},{y - 7}v14"/>',

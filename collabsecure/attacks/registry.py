@@ -2,13 +2,30 @@
 
 from typing import Any
 
-from collabsecure.attacks import ambiguity, behaviour, rank, value_recovery
+from collabsecure.attacks import (
+    ambiguity,
+    attribution,
+    behaviour,
+    differencing,
+    independent_components,
+    membership,
+    published_delta,
+    rank,
+    reconstruction,
+    value_recovery,
+)
 from collabsecure.attacks.attack import Attack
 
 ATTACKS: tuple[Attack[Any], ...] = (
     rank.ATTACK,
     ambiguity.ATTACK,
+    independent_components.ATTACK,
+    reconstruction.ATTACK,
+    membership.ATTACK,
     value_recovery.ATTACK,
+    attribution.ATTACK,
+    differencing.ATTACK,
+    published_delta.ATTACK,
     behaviour.ATTACK,
 )
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from collabsecure.attacks.attack import Finding
+from collabsecure_protocols.encryption_parameters import Scheme
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +95,10 @@ class Suite:
     reconstructed: tuple[int, ...]  # numbers of edits whose keys are looked for in K Kᵀ
     key_length: int  # of synthetic keys for that
     crowds: tuple[float, ...]  # n / d of sums of synthetic keys
+    rounds: int  # of games with what is masked or encrypted
+    schemes: tuple[Scheme, ...]  # of encrypted uploads
+    defended: Grid  # clients and edits of the session that defences are tried on, one of each
+    decoys: int  # requests kept for them, for each client
 
 
 SUITES = {
@@ -105,7 +110,11 @@ SUITES = {
             most_values=25,
             reconstructed=(10, 20, 50),
             key_length=1024,
-            crowds=(0.65, 1.3, 2.0, 3.3),
+            crowds=(0.1, 0.65, 1.3, 2.0, 3.3),
+            rounds=80,
+            schemes=("ckks",),
+            defended=Grid(clients=(3,), edits_per_client=(5,)),
+            decoys=8,
         ),
         Suite(
             name="full",
@@ -113,7 +122,11 @@ SUITES = {
             most_values=160,
             reconstructed=(10, 20, 50, 100, 200),
             key_length=1536,
-            crowds=(0.65, 1.3, 2.0, 3.3, 5.0),
+            crowds=(0.1, 0.2, 0.65, 1.3, 2.0, 3.3, 5.0),
+            rounds=200,
+            schemes=("bfv", "ckks"),
+            defended=Grid(clients=(5,), edits_per_client=(10,)),
+            decoys=20,
         ),
     )
 }

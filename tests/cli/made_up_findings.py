@@ -32,7 +32,7 @@ def told_apart(attack, view, of, *, shift, seed=0, more=(), must=None, num_other
 
 
 def game(view, note, *, value, must, attack="distinguishing", seed=0):
-    figure = Figure(name="games won", value=value, error=0.02, chance=0.5)
+    figure = Figure(name="win rate", value=value, error=0.02, chance=0.5)
     of = setting(3, 0, keys="", d_in=0, note=note)
     return Finding(attack=attack, view=view, setting=of, score=Score(figures=(figure,)), must=must)
 
@@ -53,11 +53,11 @@ def rank(of, seed=0):
 def findings():
     """About what a quick run gives."""
     synthetic = [setting(10, edits, keys="synthetic", d_in=256) for edits in (5, 17, 33, 51, 84)]
-    attributed = Figure(name="right client", value=0.21, error=0.04, chance=0.2)
+    attributed = Figure(name="attributed", value=0.21, error=0.04, chance=0.2)
     return (
         *(rank(setting(1, edits)) for edits in (5, 20, 100)),
         *(cosines("reconstruction", setting(1, m, keys="synthetic", d_in=1024), v) for m, v in ((10, 0.9999), (20, 0.9998), (50, 0.997), (100, 0.93), (200, 0.84))),  # noqa: E501
-        *(cosines("independent components", setting(1, m, keys="synthetic", d_in=1024), v) for m, v in ((10, 0.99), (20, 0.95), (50, 0.81), (100, 0.6), (200, 0.51))),  # noqa: E501
+        *(cosines("fastica", setting(1, m, keys="synthetic", d_in=1024), v) for m, v in ((10, 0.99), (20, 0.95), (50, 0.81), (100, 0.6), (200, 0.51))),  # noqa: E501
         *(cosines("ambiguity", setting(1, m, keys="synthetic", d_in=1024), v) for m, v in ((10, 0.56), (50, 0.5), (200, 0.45))),  # noqa: E501
         *(told_apart("membership", "plain", setting(1, edits), shift=12.0, seed=edits) for edits in (5, 20, 100)),
         *(told_apart("membership", "sum", setting(5, edits), shift=12.0, seed=edits) for edits in (5, 20)),
