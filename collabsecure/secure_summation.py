@@ -110,6 +110,10 @@ class SecureSummation:
         """What each client has contributed so far, this session's sums among it."""
         return {number: client.ledger for number, client in self._clients.items()}
 
+    def saved(self, client: int) -> bytes:
+        """A client's state as it stands, secrets included: what it could tell somebody."""
+        return self._clients[client].save()
+
     def sum(self, index: int, uploads: Mapping[int, Mapping[int, Statistics]], *, link: bytes) -> Summed:
         """Sum number `index` of the session over the clients that stay.
 

@@ -33,7 +33,7 @@ class PlainUpload:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class MaskedUpload:
-    """What the server of a masked session has from one client: integers mod 2^bits, value by value."""
+    """What the server of a masked session has from one client: integers mod 2^bits, less the masks that it knows."""
 
     session: Session
     words: Words  # tensor → its masked integers, in the order in which they travel

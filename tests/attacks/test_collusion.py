@@ -5,6 +5,8 @@ import pytest
 from summed_case import summed_case
 
 from collabsecure.attacks import attribution
+from collabsecure.attacks.cases.masking import aggregated
+from collabsecure.attacks.uniformity import examine
 from collabsecure.statistics import cross, gram
 
 CASE = summed_case()
@@ -34,3 +36,18 @@ def test_with_all_others_colluding_everything_is_known_of_the_one_left():
     """What the promise leaves out: it needs two honest clients among the survivors."""
     view = CASE.real.summed(colluders=(1, 2, 3, 5))
     assert attribution.ATTACK.run(view, CASE.real.public, CASE.truth, seed=1).figure("attributed").value == 1.0
+
+
+@pytest.mark.parametrize("colluders", [(), (2,), (2, 3, 4)])
+def test_an_upload_stays_uniform_while_one_other_client_is_honest(colluders):
+    """Its self mask is off, which the server learns, and the masks shared with colluders; one is left and is enough."""
+    upload = aggregated(CASE.real, colluders=colluders).uploads[1]
+    found = examine(upload, CASE.real.uploads[1], view="masked", setting=CASE.setting)
+    assert found.score.figures[0].is_chance
+
+
+def test_an_upload_opens_if_all_others_collude():
+    upload = aggregated(CASE.real, colluders=(2, 3, 4, 5)).uploads[1]
+    opened, own = upload.layers[0], CASE.real.uploads[1][0]
+    assert np.linalg.norm(opened.gram - own.gram) < 1e-10 * np.linalg.norm(own.gram)
+    assert np.linalg.norm(opened.cross - own.cross) < 1e-9 * np.linalg.norm(own.cross)

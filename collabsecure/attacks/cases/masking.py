@@ -5,13 +5,14 @@ two runs have the same ones.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from collabsecure.attacks.case import Shown
+from collabsecure.attacks.cases.stripping import stripped
 from collabsecure.attacks.views import (
     AggregatorState,
     EncryptedUpload,
@@ -25,6 +26,7 @@ from collabsecure.secure_summation import Drop, SecureSummation
 from collabsecure.sessions import Encryption, Ranges, best_bits, editing_session, layer_of
 from collabsecure.statistics import Statistics
 from collabsecure_protocols import Identity, KeyHolder, KeyPair, Ledger, Policy, ServerState, Session
+from collabsecure_protocols.client_state import ClientData
 from collabsecure_protocols.encryption_parameters import Scheme
 
 
@@ -77,12 +79,12 @@ class Parties:
 
     def summation(
         self,
-        seen: Mapping[int, list[bytearray]],
+        seen: Callable[[int, bytearray], None],
         *,
         drops: Sequence[Drop] = (),
         ledgers: Mapping[int, Ledger] | None = None,
     ) -> SecureSummation:
-        """The session, run once; each client's masked input is kept in `seen`."""
+        """The session, to be run once; `seen` is shown each message of a client's masked input: (client, message)."""
         holder = None
         if self.holder is not None and self.key_pair is not None:
             holder = KeyHolder(self.session, self.holder, self.key_pair)
@@ -94,22 +96,32 @@ class Parties:
             drops=drops,
             key_holder=holder,
             ledgers=ledgers,
-            seen=lambda client, message: seen[client].append(message),
+            seen=seen,
         )
 
 
 def aggregated(shown: Shown, *, scheme: Scheme | None = None, colluders: Sequence[int] = ()) -> AggregatorState:
     """All that the aggregator has at the end of a session that sums a case's layers; it keeps everything.
 
-    With a scheme, masked input is encrypted and the sum is the key holder's, not the aggregator's. At least three
-    clients.
+    From masked uploads it has taken what masks it can: self masks, which clients have opened, and those that colluding
+    clients share with others. With a scheme, masked input is encrypted, no mask can be taken off, and the sum is the
+    key holder's, not the aggregator's. At least three clients.
 
     Raises:
         EncryptionUnavailable: TenSEAL is not installed.
     """
     parties = Parties.of(shown, scheme=scheme)
-    seen: dict[int, list[bytearray]] = {client: [] for client in shown.uploads}
-    summation, link = parties.summation(seen), FIRST_LINK
+    session, link = parties.session, FIRST_LINK
+    messages: dict[int, list[bytearray]] = {client: [] for client in shown.uploads}
+    states: dict[tuple[int, int], ClientData] = {}  # client and sum → what it knew while it contributed
+
+    def seen(client: int, message: bytearray) -> None:
+        messages[client].append(message)
+        if (client, index) not in states:
+            public = parties.identities[client - 1].public
+            states[client, index] = ClientData.decode(summation.saved(client), session, public)
+
+    summation = parties.summation(seen)
     summed: dict[int, Statistics] = {}
     survivors: tuple[int, ...] = ()
     for index, layer in enumerate(sorted(shown.public.layers)):
@@ -118,11 +130,15 @@ def aggregated(shown: Shown, *, scheme: Scheme | None = None, colluders: Sequenc
         survivors = found.survivors
         link = next_link(link, [delta_digest(layer, shown.deltas[layer])] if shown.deltas else [])
     told = {client: shown.uploads[client] for client in colluders}
-    kind = MaskedUpload if scheme is None else EncryptedUpload
+    uploads: dict[int, MaskedUpload | EncryptedUpload] = {}
+    for client, sent in messages.items():
+        if scheme is None:
+            bare = stripped(MaskedUpload.read(session, sent), client, states, colluders)
+            uploads[client] = replace(bare, colluders=told)
+        else:
+            uploads[client] = replace(EncryptedUpload.read(session, sent), colluders=told)
     return AggregatorState(
-        uploads={
-            client: replace(kind.read(parties.session, messages), colluders=told) for client, messages in seen.items()
-        },
+        uploads=uploads,
         summed=SumOnly(layers=summed, survivors=survivors, colluders=told) if scheme is None else None,
         published=shown.published(colluders=colluders) if shown.deltas else None,
         colluders=told,
@@ -136,14 +152,14 @@ def one_upload(parties: Parties, statistics: Statistics, *, client: int = 1) -> 
     """
     numbers = range(1, len(parties.identities) + 1)
     drops = [Drop(client=other, phase=ServerState.MASKED_INPUT) for other in numbers if other != client]
-    seen: dict[int, list[bytearray]] = {number: [] for number in numbers}
-    summation = parties.summation(seen, drops=drops)
+    messages: list[bytearray] = []
+    summation = parties.summation(lambda _, message: messages.append(message), drops=drops)
     spec = parties.session.sums[0]
     layer = layer_of(spec.tensors[0].name)
     with suppress(SumAborted):
         summation.sum(0, {client: {layer: statistics}}, link=FIRST_LINK)
     kind = MaskedUpload if parties.key_pair is None else EncryptedUpload
-    return kind.read(parties.session, seen[client])
+    return kind.read(parties.session, messages)
 
 
 def retried(shown: Shown, without: int, *, remember: bool = True) -> TwoSums:
@@ -157,13 +173,12 @@ def retried(shown: Shown, without: int, *, remember: bool = True) -> TwoSums:
     """
     layer = min(shown.public.layers)
     uploads = {client: {layer: own[layer]} for client, own in shown.uploads.items()}
-    seen: dict[int, list[bytearray]] = {client: [] for client in shown.uploads}
     first = Parties.of(shown)
-    summation = first.summation(seen)
+    summation = first.summation(_unseen)
     before = summation.sum(0, uploads, link=FIRST_LINK)
     second = replace(first, session=replace(first.session, session_id=os.urandom(32)))
     again = second.summation(
-        seen,
+        _unseen,
         drops=[Drop(client=without, phase=ServerState.SHARE_KEYS)],
         ledgers=summation.ledgers if remember else None,
     ).sum(0, uploads, link=FIRST_LINK)
@@ -171,6 +186,10 @@ def retried(shown: Shown, without: int, *, remember: bool = True) -> TwoSums:
         first=SumOnly(layers=before.layers, survivors=before.survivors),
         second=SumOnly(layers=again.layers, survivors=again.survivors),
     )
+
+
+def _unseen(_client: int, _message: bytearray) -> None:
+    """What travels is not looked at."""
 
 
 def _ranges(shown: Shown) -> Ranges:
