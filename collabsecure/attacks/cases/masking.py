@@ -45,10 +45,19 @@ class Parties:
     key_pair: KeyPair | None = field(repr=False, default=None)
 
     @classmethod
-    def of(cls, shown: Shown, *, num_clients: int | None = None, scheme: Scheme | None = None) -> "Parties":
-        """Fresh ones for the statistics of a case: one sum a layer, in the narrowest ranges that hold them all.
+    def of(
+        cls,
+        shown: Shown,
+        *,
+        num_clients: int | None = None,
+        scheme: Scheme | None = None,
+        bits: int | None = None,
+        margin: float = 1.0,
+    ) -> "Parties":
+        """Fresh ones for the statistics of a case: one sum a layer, in ranges `margin` times as wide as it takes.
 
-        An operator does not know such ranges and takes wider ones, which costs precision and changes nothing else.
+        An operator does not know the narrowest ranges, and takes wider ones. `bits` of a masked integer are 48, or what
+        fits a ciphertext, where not said.
         """
         number = len(shown.uploads) if num_clients is None else num_clients
         identities = tuple(Identity.generate(os.urandom) for _ in range(number))
@@ -65,8 +74,8 @@ class Parties:
             second_moments={layer: known.second_moment for layer, known in shown.public.layers.items()},
             weight=1.0,
             d_out=next(iter(next(iter(shown.uploads.values())).values())).cross.shape[0],
-            ranges=_ranges(shown),
-            bits=48 if scheme is None else best_bits(scheme, number),
+            ranges=_ranges(shown, margin),
+            bits=bits or (48 if scheme is None else best_bits(scheme, number)),
             encryption=encryption,
         )
         return cls(
@@ -100,17 +109,24 @@ class Parties:
         )
 
 
-def aggregated(shown: Shown, *, scheme: Scheme | None = None, colluders: Sequence[int] = ()) -> AggregatorState:
+def aggregated(
+    shown: Shown,
+    *,
+    scheme: Scheme | None = None,
+    colluders: Sequence[int] = (),
+    bits: int | None = None,
+    margin: float = 1.0,
+) -> AggregatorState:
     """All that the aggregator has at the end of a session that sums a case's layers; it keeps everything.
 
     From masked uploads it has taken what masks it can: self masks, which clients have opened, and those that colluding
     clients share with others. With a scheme, masked input is encrypted, no mask can be taken off, and the sum is the
-    key holder's, not the aggregator's. At least three clients.
+    key holder's, not the aggregator's. At least three clients; `bits` and `margin` as for `Parties.of`.
 
     Raises:
         EncryptionUnavailable: TenSEAL is not installed.
     """
-    parties = Parties.of(shown, scheme=scheme)
+    parties = Parties.of(shown, scheme=scheme, bits=bits, margin=margin)
     session, link = parties.session, FIRST_LINK
     messages: dict[int, list[bytearray]] = {client: [] for client in shown.uploads}
     states: dict[tuple[int, int], ClientData] = {}  # client and sum → what it knew while it contributed
@@ -192,15 +208,15 @@ def _unseen(_client: int, _message: bytearray) -> None:
     """What travels is not looked at."""
 
 
-def _ranges(shown: Shown) -> Ranges:
-    """Powers of two above all that anybody contributes to any layer."""
+def _ranges(shown: Shown, margin: float) -> Ranges:
+    """Powers of two above all that anybody contributes to any layer, times a margin."""
     peak = residual = 2.0**-500  # where there are no values, cross terms are 0
     for own in shown.uploads.values():
         for layer, statistics in own.items():
             variance = shown.public.layers[layer].second_moment.diagonal()
             peak = max(peak, float((statistics.gram.diagonal() / variance).max()))
             residual = max(residual, float((np.abs(statistics.cross) / np.sqrt(variance)).max()))
-    peak = 2.0 ** np.ceil(np.log2(peak))
+    peak = margin * 2.0 ** np.ceil(np.log2(peak))
     # The Gram matrix's bound is 2·peak, the cross term's residual·√(2·peak); scales are within √2 of 1/√C.
-    residual = 2.0 ** np.ceil(np.log2(2 * residual / np.sqrt(2 * peak)))
+    residual = margin * 2.0 ** np.ceil(np.log2(2 * residual / np.sqrt(2 * peak)))
     return Ranges(max_edits=1, residual=residual, key_peak=peak, key_mean=peak)
