@@ -11,7 +11,7 @@ from scipy.optimize import brentq, minimize_scalar
 from scipy.special import log_ndtr, ndtr
 
 
-def epsilon_of(rho: float, delta: float) -> float:
+def epsilon_of(rho: float | int, delta: float | int) -> float:
     """The least ε for which ρ-zCDP is known to give (ε, δ) (Canonne, Kamath, Steinke 2020, corollary 13).
 
     min over α > 1 of αρ + (log 1/δ + (α − 1) log(1 − 1/α) − log α)/(α − 1).
@@ -33,7 +33,7 @@ def epsilon_of(rho: float, delta: float) -> float:
     return max(0.0, float(best.fun))
 
 
-def rho_of(epsilon: float, delta: float) -> float:
+def rho_of(epsilon: float | int, delta: float | int) -> float:
     """The largest ρ for which `epsilon_of` gives no more than ε.
 
     >>> abs(epsilon_of(rho_of(3.0, 1e-5), 1e-5) - 3.0) < 1e-9
@@ -46,7 +46,7 @@ def rho_of(epsilon: float, delta: float) -> float:
     return math.exp(float(log_rho))
 
 
-def gaussian_delta(epsilon: float, rho: float) -> float:
+def gaussian_delta(epsilon: float | int, rho: float | int) -> float:
     """The exact δ at ε of continuous Gaussian noise (Balle and Wang 2018, theorem 8), for comparison with `epsilon_of`.
 
     Φ(μ/2 − ε/μ) − e^ε Φ(−μ/2 − ε/μ) with μ = √2ρ.
@@ -55,7 +55,7 @@ def gaussian_delta(epsilon: float, rho: float) -> float:
     return float(ndtr(mu / 2 - epsilon / mu) - math.exp(epsilon + float(log_ndtr(-mu / 2 - epsilon / mu))))
 
 
-def auc_bound(rho: float) -> float:
+def auc_bound(rho: float | int) -> float:
     """No attack that tells whether one edit was in Gaussian noise of this ρ has a larger area under its ROC curve.
 
     Φ(√ρ): the curve of two normal distributions μ = √2ρ apart, which is the trade-off function of the whole run
@@ -68,7 +68,7 @@ def auc_bound(rho: float) -> float:
     return float(ndtr(math.sqrt(rho)))
 
 
-def rho_of_sum(whitened_norm: float, *, least_sigma: float, num_summands: int, num_values: int) -> float:
+def rho_of_sum(whitened_norm: float | int, *, least_sigma: float | int, num_summands: int, num_values: int) -> float:
     """ρ of a sum of n clients' discrete Gaussians, which is not quite a discrete Gaussian itself.
 
     Kairouz, Liu, Steinke 2021 (arXiv 2102.06387), proposition 14, third bound: ½(s/(√n σ) + τ√d)² with

@@ -194,7 +194,7 @@ class Blinding:
     def suspicion(self, total: Statistics, layer: Layer, public: PublicLayer) -> Float64[np.ndarray, " num_candidates"]:
         """Undo P as if it were orthogonal, then see how much of a candidate's key lies in the span."""
         undone = undo_orthogonal(self.seen(total, layer), layer, public)
-        return explained(Statistics(gram=undone, cross=total.cross), layer, public, noise=0.0)
+        return explained(Statistics(gram=undone, cross=total.cross), layer, public)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,4 +225,4 @@ class Mixing:
 
     def suspicion(self, total: Statistics, layer: Layer, public: PublicLayer) -> Float64[np.ndarray, " num_candidates"]:
         """How much of a candidate's key lies in the span of the sum."""
-        return explained(total, layer, public, noise=0.0)
+        return explained(total, layer, public)

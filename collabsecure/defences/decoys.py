@@ -55,7 +55,7 @@ class Decoys:
 
     def suspicion(self, total: Statistics, layer: Layer, public: PublicLayer) -> Float64[np.ndarray, " num_candidates"]:
         """How much of a candidate's key lies in the span of the sum: decoys' does as well."""
-        return explained(total, layer, public, noise=0.0)
+        return explained(total, layer, public)
 
 
 def persistence(

@@ -4,7 +4,7 @@ Each runs inside a layer-synchronous edit, once a layer, beneath secure summatio
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64
@@ -12,6 +12,8 @@ from jaxtyping import Float64
 from collabsecure.attacks.knowledge import PublicLayer
 from collabsecure.merge import merge_delta
 from collabsecure.statistics import Statistics, cross, gram
+
+_FLOOR = 1e-12  # of what is largest, where there is no noise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -40,6 +42,7 @@ class Edits:
     decoy_residuals: Float64[np.ndarray, "d_out num_decoys"]  # what takes decoys back to what the model said before
 
 
+@runtime_checkable
 class Defence(Protocol):
     """One way to protect a sum."""
 
@@ -85,23 +88,39 @@ class SecureSum:
 
     def suspicion(self, total: Statistics, layer: Layer, public: PublicLayer) -> Float64[np.ndarray, " num_candidates"]:
         """How much of a candidate's key lies in the span of the sum."""
-        return explained(total, layer, public, noise=0.0)
+        return explained(total, layer, public)
 
 
-def explained(
+def explained(total: Statistics, layer: Layer, public: PublicLayer) -> Float64[np.ndarray, " num_candidates"]:
+    """The share of each candidate's key, in equilibrated coordinates, that lies in the span of the sum."""
+    values, vectors = np.linalg.eigh(_equilibrated(total, layer))
+    candidates = layer.scales[:, None] * public.candidates
+    inside = np.maximum(values, 0.0) / (np.maximum(values, 0.0) + _FLOOR * values[-1])
+    share: Float64[np.ndarray, " num_candidates"]
+    share = inside @ (vectors.T @ candidates) ** 2 / np.sum(candidates**2, axis=0)
+    return share
+
+
+def counted(
     total: Statistics, layer: Layer, public: PublicLayer, *, noise: float
 ) -> Float64[np.ndarray, " num_candidates"]:
-    """Minus the share of each candidate's key that the sum does not explain, in equilibrated coordinates.
+    """How often each candidate is in a noisy sum: the ridge regression of G on the candidates' k kᵀ.
 
-    kᵀ (G₊ + ηI)⁻¹ k · η / ‖k‖², where G₊ is the positive part and η a tenth of the noise's standard deviation: the
-    residual outside the span as η → 0. Of the statistics tried on noise of ε from 10 to 10⁶ (this one with η from 0.03
-    to 1 σ, matched filters, with and without public components removed) none was better at any ε.
+    In equilibrated coordinates noise of parameter σ (`noise`) is alike in all directions, so of G = Σ_c x_c k_c k_cᵀ
+    + N this is what Bayes would say of the x_c‖k_c‖², were they spread by half of the longest allowed. With the others
+    on the list explained as well, it tells far more than how much of a key stands out of the noise (small world, 60
+    edits, ε = 100: AUC 0.98 instead of 0.84).
     """
-    scaled = total.gram * layer.scales[:, None] * layer.scales
-    values, vectors = np.linalg.eigh(scaled)
-    ridge = max(0.1 * noise, 1e-12 * float(values[-1]))
-    candidates = layer.scales[:, None] * public.candidates
-    inside = (vectors.T @ candidates) ** 2
-    unexplained = (ridge / (np.maximum(values, 0.0) + ridge)) @ inside / np.sum(candidates**2, axis=0)
-    result: Float64[np.ndarray, " num_candidates"] = -unexplained
-    return result
+    keys = layer.scales[:, None] * public.candidates
+    lengths = np.sum(keys**2, axis=0)
+    ridge = (2 * noise / layer.key_bound**2) ** 2 + _FLOOR
+    alike = (keys.T @ keys) ** 2 / lengths / lengths[:, None]
+    matched = np.einsum("dc,dc->c", keys, _equilibrated(total, layer) @ keys) / lengths
+    counts: Float64[np.ndarray, " num_candidates"]
+    counts = np.linalg.solve(alike + ridge * np.eye(len(lengths)), matched)
+    return counts
+
+
+def _equilibrated(total: Statistics, layer: Layer) -> Float64[np.ndarray, "d_in d_in"]:
+    scaled: Float64[np.ndarray, "d_in d_in"] = total.gram * layer.scales[:, None] * layer.scales
+    return scaled

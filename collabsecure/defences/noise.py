@@ -15,7 +15,7 @@ from jaxtyping import Float64, Int64
 
 from collabsecure.attacks.knowledge import PublicLayer
 from collabsecure.defences.accounting import auc_bound, rho_of, rho_of_sum
-from collabsecure.defences.defence import Edits, Layer, SecureSum, explained
+from collabsecure.defences.defence import Edits, Layer, SecureSum, counted, explained
 from collabsecure.defences.discrete_gaussian import LARGEST_SIGMA, ByteSource, discrete_gaussian
 from collabsecure.merge import merge_delta
 from collabsecure.statistics import Statistics, cross, gram, pack_upper, unpack_upper
@@ -46,7 +46,7 @@ class LayerNoise:
     cross_sigma: int
 
     @classmethod
-    def calibrated(cls, layer: Layer, rho: float) -> "LayerNoise":
+    def calibrated(cls, layer: Layer, rho: float | int) -> "LayerNoise":
         """Noise that is ρ-zCDP for one edit, half of it spent on either matrix; as large as that takes, no larger.
 
         Steps are so fine that one client's parameters come near 2^21, or as fine as the ring lets them be.
@@ -60,7 +60,7 @@ class LayerNoise:
         return noise
 
     @classmethod
-    def _of(cls, layer: Layer, rho: float) -> "LayerNoise":
+    def _of(cls, layer: Layer, rho: float | int) -> "LayerNoise":
         """The same for matrices that are not rounded."""
         gram_bits, sigma = _steps(layer, layer.key_bound**2, rho / 2)
         cross_bits, cross_sigma = _steps(layer, layer.key_bound * layer.residual_bound, rho / 2)
@@ -124,7 +124,7 @@ class LayerNoise:
         )
 
 
-def _steps(layer: Layer, norm: float, rho: float) -> tuple[int, int]:
+def _steps(layer: Layer, norm: float, rho: float | int) -> tuple[int, int]:
     """Bits of a step, and the parameter of one client's noise in steps, where one edit changes a sum by `norm`."""
     real = norm / math.sqrt(2 * rho * layer.num_clients)
     room = layer.num_clients * layer.edits_per_client * norm + _TAIL * math.sqrt(layer.num_clients) * real
@@ -140,8 +140,8 @@ def clip(
 ) -> tuple[Float64[np.ndarray, "d_in num_edits"], Float64[np.ndarray, "d_out num_edits"]]:
     """Weigh an edit down until ‖s·k‖ ≤ c, key and residual alike (so it writes the same), and cut r to ‖r‖ ≤ b."""
     lengths = np.linalg.norm(layer.scales[:, None] * edits.keys, axis=0)
-    weights = np.minimum(1.0, layer.key_bound / lengths)
-    shares = np.minimum(1.0, layer.residual_bound / np.maximum(np.linalg.norm(edits.residuals, axis=0), 1e-300))
+    weights = layer.key_bound / np.maximum(lengths, layer.key_bound)
+    shares = layer.residual_bound / np.maximum(np.linalg.norm(edits.residuals, axis=0), layer.residual_bound)
     return edits.keys * weights, edits.residuals * (weights * shares)
 
 
@@ -149,7 +149,7 @@ def clip(
 class DiscreteGaussianNoise:
     """The defence: an edit's ε over all layers, at a δ; ε = ∞ is no noise and no clipping."""
 
-    epsilon: float
+    epsilon: float | int
     delta: float = 1e-5
     source: ByteSource = field(default=os.urandom, repr=False)
 
@@ -196,16 +196,17 @@ class DiscreteGaussianNoise:
         return merge_delta(layer.second_moment, (basis * values[kept]) @ basis.T, (total.cross @ inverse) @ basis.T)
 
     def suspicion(self, total: Statistics, layer: Layer, public: PublicLayer) -> Float64[np.ndarray, " num_candidates"]:
-        """How much of a candidate's key the sum explains, by an adversary that knows how much noise there is."""
-        noise = 0.0 if self.epsilon == math.inf else self.noise(layer).gram_deviation
-        return explained(total, layer, public, noise=noise)
+        """How often a candidate is in the sum, by an adversary that knows how much noise there is."""
+        if self.epsilon == math.inf:
+            return SecureSum().suspicion(total, layer, public)
+        return counted(total, layer, public, noise=self.noise(layer).gram_deviation)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyNoise:
     """Noise on each key before anything is computed from it, `share` times as long as the key; it promises no ε."""
 
-    share: float
+    share: float | int
 
     @property
     def label(self) -> str:
@@ -230,4 +231,4 @@ class KeyNoise:
 
     def suspicion(self, total: Statistics, layer: Layer, public: PublicLayer) -> Float64[np.ndarray, " num_candidates"]:
         """How much of a candidate's key lies in the span of the sum."""
-        return explained(total, layer, public, noise=0.0)
+        return explained(total, layer, public)
