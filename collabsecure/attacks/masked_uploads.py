@@ -8,19 +8,20 @@ adversary must win (`must` is True):
 - a ring mask used twice: what cancels is the mask;
 - a ring mask from a short seed: uniform to every test, and gone once the seed is found.
 
-Other attacks are tried on these views by `attack.measure`, as on any (`views.STATISTICS`).
+`everything` tries all attacks on plain uploads, on uploads as the server has them when the session is over.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from collabsecure.attacks import seed_search
-from collabsecure.attacks.attack import Figure, Finding, Score
+from collabsecure.attacks.attack import Attack, Figure, Finding, Score, measure
 from collabsecure.attacks.case import Case
 from collabsecure.attacks.cases import weak_masking
-from collabsecure.attacks.cases.masking import Parties, one_upload
+from collabsecure.attacks.cases.masking import Parties, aggregated, one_upload
 from collabsecure.attacks.distinguishing import Game
 from collabsecure.attacks.knowledge import Setting
 from collabsecure.attacks.uniformity import examine
@@ -68,6 +69,22 @@ def findings(case: Case, *, seed: int, effort: Effort | None = None, scheme: Sch
         )
     if isinstance(upload, MaskedUpload):
         yield _search(upload, effort.seed_bits, view="masked", setting=case.setting, must=False)
+
+
+def everything(
+    case: Case, attacks: Iterable[Attack[Any]], *, seed: int, scheme: Scheme | None = None
+) -> Iterator[Finding]:
+    """Those of the attacks that are for plain uploads, on the first client's masked or encrypted one, taken for plain.
+
+    Raises:
+        EncryptionUnavailable: TenSEAL is not installed.
+    """
+    uploads = {shown: aggregated(shown, scheme=scheme).uploads[1] for shown in (case.real, case.null)}
+    taken_for_plain = {shown: PlainUpload(layers=upload.layers) for shown, upload in uploads.items()}
+    for attack in attacks:
+        if PlainUpload in attack.accepts:
+            finding = measure(attack, name_of(uploads[case.real]), case, taken_for_plain.__getitem__, seed=seed)
+            yield replace(finding, must=None if finding.score.figures[0].chance is None else False)
 
 
 def controls(case: Case, *, seed: int, effort: Effort | None = None) -> Iterator[Finding]:

@@ -12,6 +12,7 @@ from summed_case import masked_state, summed_case
 from collabsecure.attacks import masked_uploads
 from collabsecure.attacks.attack import Assumption, Attack, Score, measure
 from collabsecure.attacks.cases.masking import aggregated
+from collabsecure.attacks.registry import ATTACKS
 from collabsecure.attacks.scoring import auc
 from collabsecure.attacks.views import STATISTICS, EncryptedUpload, MaskedUpload
 
@@ -58,6 +59,17 @@ def test_an_attack_that_opens_a_plain_upload_is_at_chance_on_an_encrypted_one():
     upload = state.uploads[1]
     assert isinstance(upload, EncryptedUpload)
     assert SPAN.run(upload, summed_case().real.public, summed_case().truth, seed=1).figure("AUC").is_chance
+
+
+def test_no_attack_on_plain_uploads_finds_anything_in_a_masked_one():
+    found = {one.attack: one for one in masked_uploads.everything(summed_case(), ATTACKS, seed=1)}
+    assert found.keys() >= {"rank", "reconstruction", "membership", "value recovery"}
+    for finding in found.values():
+        for score in (finding.score, finding.null):
+            for figure in score.figures:
+                assert figure.is_chance in (True, None), (finding.attack, figure)
+                # Of two directions in 256 dimensions that have nothing to do with each other, |cos| is 0.05.
+                assert figure.name not in ("mean |cos|", "mean cos") or figure.value < 0.1, (finding.attack, figure)
 
 
 def test_the_sum_that_the_server_learns_is_the_sum():
