@@ -115,14 +115,20 @@ class TwoSums:
         return tuple(client for client in self.first.survivors if client not in self.second.survivors)
 
     @property
-    def layers(self) -> Layers:
-        """The difference, which is of those clients."""
-        return {
+    def difference(self) -> SumOnly:
+        """The sum over those clients."""
+        layers = {
             layer: Statistics(
                 gram=total.gram - self.second.layers[layer].gram, cross=total.cross - self.second.layers[layer].cross
             )
             for layer, total in self.first.layers.items()
         }
+        return SumOnly(layers=layers, survivors=self.missing)
+
+    @property
+    def layers(self) -> Layers:
+        """The difference's."""
+        return self.difference.layers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

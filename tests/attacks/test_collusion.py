@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from summed_case import summed_case
 
-from collabsecure.attacks import attribution
+from collabsecure.attacks import attribution, membership
+from collabsecure.attacks.attack import measure
 from collabsecure.attacks.cases.masking import aggregated
 from collabsecure.attacks.uniformity import examine
 from collabsecure.statistics import cross, gram
@@ -51,3 +52,12 @@ def test_an_upload_opens_if_all_others_collude():
     opened, own = upload.layers[0], CASE.real.uploads[1][0]
     assert np.linalg.norm(opened.gram - own.gram) < 1e-10 * np.linalg.norm(own.gram)
     assert np.linalg.norm(opened.cross - own.cross) < 1e-9 * np.linalg.norm(own.cross)
+
+
+@pytest.mark.parametrize("colluders", [(1, 4), (1, 2, 3, 5)])
+def test_the_honest_clients_edits_are_told_from_candidates_as_from_any_sum(colluders):
+    found = measure(
+        membership.ATTACK, "sum", CASE, lambda shown: shown.summed(colluders=colluders).of_the_others, seed=1
+    )
+    assert found.score.figure("AUC").value > 0.999
+    assert found.null.figure("AUC").is_chance

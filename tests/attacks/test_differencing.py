@@ -3,7 +3,7 @@
 import pytest
 from summed_case import summed_case
 
-from collabsecure.attacks import differencing
+from collabsecure.attacks import differencing, membership
 from collabsecure.attacks.attack import measure
 from collabsecure.attacks.cases.masking import retried
 from collabsecure.attacks.views import STATISTICS, TwoSums
@@ -24,6 +24,18 @@ def test_raw_sums_give_one_clients_statistics_to_the_last_bits():
     assert found.score.figure("relative error of the Gram matrix").value < 1e-14
     assert found.score.figure("relative error of the cross term").value < 1e-14
     assert found.null.figure("relative error of the Gram matrix").value > 0.5
+
+
+def test_the_difference_tells_which_edits_are_the_clients():
+    found = measure(
+        membership.ATTACK,
+        "two sums",
+        CASE,
+        lambda shown: TwoSums(first=shown.summed(), second=shown.summed(WITHOUT_3)).difference,
+        seed=1,
+    )
+    assert found.score.figure("AUC").value > 0.999
+    assert found.null.figure("AUC").is_chance
 
 
 def test_the_protocol_would_give_them_to_a_server_whose_clients_forget():
