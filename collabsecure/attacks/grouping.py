@@ -12,6 +12,7 @@ with 32 bits, or with 40 and ranges a thousand times too wide, they do not. No s
 Rounding at random instead of to the nearest would close it.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -65,13 +66,13 @@ def score(groups: Groups, public: Public, truth: Truth) -> Score:
     """How well sets that are one client's stand out from the others that were tried."""
     own = {frozenset(truth.candidate[truth.client == client].tolist()) for client in np.unique(truth.client)}
     right = np.array([frozenset(group) in own for group in groups.members])
-    found = auc(groups.deviations[right], groups.deviations[~right])
-    return Score(
-        figures=(
-            found.figure,
-            Figure(name="standard errors of a right set", value=float(groups.deviations[right].mean())),
-        )
+    deviation = Figure(
+        name="standard errors of a right set",
+        value=float(groups.deviations[right].mean()),
+        error=1 / math.sqrt(np.count_nonzero(right)),
+        chance=0.0,
     )
+    return Score(figures=(deviation, auc(groups.deviations[right], groups.deviations[~right]).figure))
 
 
 def of_each(case: Case, *, wrong: int, seed: int) -> Attack[Groups]:

@@ -31,6 +31,8 @@ def test_the_rounding_of_a_sum_tells_each_clients_set_from_one_with_one_edit_cha
     finding = measure(ATTACK, "sum", CASE, lambda shown: aggregated(shown).summed, seed=1)
     assert finding.score.figure("AUC").value == 1.0
     assert finding.null.figure("AUC").is_chance
+    assert finding.score.figures[0].is_chance is False
+    assert finding.null.figures[0].is_chance
     entries = 256 * 257 / 2
     expected = math.sqrt(entries / NUM_CLIENTS)
     assert finding.score.figure("standard errors of a right set").value == pytest.approx(expected, abs=3)
