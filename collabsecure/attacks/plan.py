@@ -14,7 +14,9 @@ from collabsecure.attacks import (
     ambiguity,
     attribution,
     behaviour,
+    decryptions,
     differencing,
+    grouping,
     independent_components,
     masked_uploads,
     membership,
@@ -28,6 +30,7 @@ from collabsecure.attacks.case import Case, Shown
 from collabsecure.attacks.cases.masking import aggregated, retried
 from collabsecure.attacks.cases.synthetic import synthetic_case
 from collabsecure.attacks.masked_uploads import Effort
+from collabsecure.attacks.registry import ATTACKS
 from collabsecure.attacks.suite import Experiment, Grid, Plan, Suite
 from collabsecure.attacks.views import AggregatorState, TwoSums
 from collabsecure_protocols.encryption_parameters import Scheme
@@ -279,10 +282,16 @@ def _of_uploads(suite: Suite, views: Sequence[str], seed: int) -> Plan:
             )
             for scheme in suite.schemes
         ]
+        experiments.append(
+            Experiment(name="decryptions of encrypted sums", seconds=2.0, run=partial(_decryptions, seed=seed))
+        )
     elif "ckks-aggregator" in views:
         left_out.append("encrypted uploads: needs TenSEAL, pip install 'collabsecure[ckks]'")
     if "sum" in views:
-        experiments.append(Experiment(name="a sum asked for twice", seconds=1.0, run=partial(_twice, seed=seed)))
+        experiments += [
+            Experiment(name="a sum asked for twice", seconds=1.0, run=partial(_twice, seed=seed)),
+            Experiment(name="who is in a sum", seconds=4.0, run=partial(_parties, seed=seed)),
+        ]
     return Plan(experiments=tuple(experiments), left_out=tuple(left_out))
 
 
@@ -304,6 +313,42 @@ def _protected(scheme: Scheme | None, effort: Effort, *, seed: int) -> Iterator[
         must=False,
     )
     yield from _tried(case, (trial,), seed=seed)
+    attacks = (attack for attack in ATTACKS if attack is not ambiguity.ATTACK)  # it shows something, and finds nothing
+    for finding in masked_uploads.everything(case, attacks, seed=seed, scheme=scheme):
+        yield _noted(finding, scheme or "")
+
+
+def _decryptions(*, seed: int) -> Iterator[Finding]:
+    for finding in decryptions.findings(seed=seed):
+        yield _of_view(finding, "ckks-aggregator", "")
+
+
+def _parties(*, seed: int) -> Iterator[Finding]:
+    """What outside knowledge says of a sum's parties, and what its rounding does."""
+    case = _session_case(256, seed)
+    topics = (
+        _Trial(
+            attack=attribution.one_topic_each(case, sharing=sharing),
+            view="sum",
+            show=lambda shown: shown.summed(),
+            note=f"{sharing} edit each topic" if sharing > 1 else "each topic is one client's",
+        )
+        for sharing in (1, 2)
+    )
+    rounding = (
+        _Trial(
+            attack=grouping.of_each(case, wrong=20, seed=seed),
+            view="sum",
+            show=partial(_ring_sum, bits),
+            note=f"keys exact, sum of {bits}-bit integers",
+        )
+        for bits in (48, 32)
+    )
+    yield from _tried(case, (*topics, *rounding), seed=seed)
+
+
+def _ring_sum(bits: int, shown: Shown) -> object:
+    return aggregated(shown, bits=bits).summed
 
 
 def _controls(effort: Effort, *, seed: int) -> Iterator[Finding]:
