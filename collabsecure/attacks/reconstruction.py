@@ -4,6 +4,11 @@ K = F W for a root F of the Gram matrix and some orthogonal W (`ambiguity`). Alm
 entries of each neuron as they are over the public, none below the activation's bound. So W is found by maximum
 likelihood, each neuron having its public density, smoothed coarsely first and finely in the end, from the best of a
 few starts by independent component analysis. Which is best, and when to stop, the loss says.
+
+It comes to its end with many keys for their length: of 1024, mean |cos| is 0.9999 at 20 edits, 0.9997 at 50, 0.999 at
+100, 0.998 at 200 and 0.955 at 300, where the search still goes down when its steps are used up (synthetic keys, 500
+public ones; tests/attacks/test_blind_reconstruction.py). That is patience, not secrecy: from K itself the search stays
+at 0.997 there. Who uses the model's own first projection, too, will do better: this is a lower bound.
 """
 
 from dataclasses import dataclass
@@ -22,7 +27,7 @@ from collabsecure.attacks.views import PlainUpload, SumOnly
 WIDTHS = (1.0, 0.5, 0.25, 0.125)  # of the smoothing, one after the other, in standard deviations of a neuron
 
 _FIRST_STEPS = 30  # from each start, before the best is chosen
-_MAX_STEPS = 200  # at each smoothing
+_MAX_STEPS = 500  # at each smoothing
 _TOLERANCE = 1e-6  # nats per entry that a step must bring
 
 
