@@ -2,7 +2,7 @@
 
 One case: synthetic keys, d_in = 256, d_out = 64, five clients with 12 edits each; the protocol's own masks under fresh
 randomness, so that no two runs of these tests are of the same numbers. A bar of four standard errors is missed by
-chance once in 16 000 runs.
+chance once in 16 000 times; there are some twenty such figures here.
 """
 
 import numpy as np
