@@ -13,8 +13,10 @@ from collabsecure.agreement import Agreement
 from collabsecure.deltas import Delta, Provenance, save_delta
 from collabsecure.errors import BadFile
 from collabsecure.files import folder_complete_or_absent, refuse_existing
+from collabsecure.leak_meter import LeakMeter
 from collabsecure_cli.promises import HONEST
 from collabsecure_cli.results import Results
+from collabsecure_cli.session_words import leak_of
 from collabsecure_protocols import Session
 
 DELTA, REPORT_JSON, REPORT_MD = "delta.safetensors", "report.json", "report.md"
@@ -36,6 +38,11 @@ class Report:
     norms: Mapping[int, float]  # layer → ‖Δ‖, Frobenius
     digests: Mapping[int, bytes]  # layer → digest of Δ, as it was signed; parties that compare them have one update
     figures: Mapping[str, float | int | str]  # what this party measured: bytes, seconds
+
+    @property
+    def leak(self) -> LeakMeter:
+        """What the largest sum gives away; how many edits are in it, the parties know no better than its size."""
+        return leak_of(self.session, self.agreement, max(map(len, self.survivors.values())))
 
     def to_json(self) -> dict[str, object]:
         """The report for programs."""
@@ -62,6 +69,7 @@ class Report:
                 for layer in self.agreement.layers
             },
             "figures": dict(self.figures),
+            "leak": self.leak.to_json(),
         }
 
     def _encrypted(self) -> str:
@@ -99,6 +107,8 @@ class Report:
                 "Every client got the updates.",
                 "",
                 f"**{' '.join(HONEST.split())}**",
+                "",
+                *(f"- {line}" for line in self.leak.lines()),
                 "",
             ]
         )

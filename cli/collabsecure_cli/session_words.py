@@ -6,6 +6,7 @@ from dataclasses import fields
 
 from collabsecure.agreement import Agreement
 from collabsecure.hyperparameters import Hyperparameters
+from collabsecure.leak_meter import LeakMeter
 from collabsecure_cli.options import layers_in_short
 from collabsecure_cli.promises import HONEST
 from collabsecure_cli.roster import format_key
@@ -42,6 +43,13 @@ def upload_bytes(session: Session) -> dict[str, int]:
     return {spec.name: sum(session.chunk_bytes(spec, chunk) for chunk in spec.chunks()) for spec in session.sums}
 
 
+def leak_of(session: Session, agreement: Agreement, clients_in_sum: int) -> LeakMeter:
+    """What a sum over so many clients gives away, if each has as many edits as it may."""
+    _, cross = session.sums[0].tensors[:2]
+    d_out, d_in = cross.shape
+    return LeakMeter(total_edits=clients_in_sum * agreement.max_edits, d_model=d_out, d_in=d_in)
+
+
 def as_mapping(session: Session, agreement: Agreement) -> dict[str, object]:
     """Everything that `in_words` says, for programs."""
     uploads = upload_bytes(session)
@@ -75,6 +83,7 @@ def as_mapping(session: Session, agreement: Agreement) -> dict[str, object]:
         "upload_bytes_total": sum(uploads.values()),
         "server_learns": _learns(session).replace("\n", " "),
         "everyone_receives": _ALL_RECEIVE,
+        "leak": leak_of(session, agreement, session.num_clients).to_json(),
         "note": HONEST.replace("\n", " "),
     }
 
@@ -118,6 +127,7 @@ def in_words(session: Session, agreement: Agreement) -> str:
         ),
         ("Server learns", _learns(session).split("\n")),
         ("All receive", [_ALL_RECEIVE]),
+        ("Leak", leak_of(session, agreement, session.num_clients).lines()),
     ]
     lines = [
         f"{title if first else '':<{len(_INDENT)}}{line}"

@@ -10,6 +10,7 @@ from light_session import make_session
 
 from collabsecure.deltas import load_delta
 from collabsecure.errors import BadFile
+from collabsecure.leak_meter import LeakMeter
 from collabsecure.links import delta_digest
 from collabsecure_cli.folder import StateFolder
 from collabsecure_cli.promises import HONEST
@@ -70,6 +71,14 @@ def test_report_for_people_names_who_is_missing_and_says_what_is_not_hidden(resu
     assert "- bytes sent: 5" in text
     assert "revision" not in text
     assert "revision main" in report(results, revision="main").to_markdown()
+
+
+def test_reports_say_how_much_so_many_edits_give_away(results):
+    """The larger sum is over three clients, each with as many edits as it may have, in a layer of 5 × 12."""
+    found = report(results)
+    assert found.leak == LeakMeter(total_edits=3 * LIGHT.agreement.max_edits, d_model=5, d_in=12)
+    assert found.to_json()["leak"] == found.leak.to_json()
+    assert all(f"- {line}" in found.to_markdown() for line in found.leak.lines())
 
 
 def test_names_cannot_add_columns_to_the_table(results):
