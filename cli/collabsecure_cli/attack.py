@@ -14,9 +14,10 @@ import click
 from tqdm import tqdm
 
 from collabsecure.attacks.attack import Finding
-from collabsecure.attacks.suite import SUITES, VIEWS, Grid, Plan
+from collabsecure.attacks.suite import SUITES, VIEWS, Grid, Plan, Suite
 from collabsecure.files import complete_or_absent
 from collabsecure_cli.attack_report import AttackReport
+from collabsecure_cli.attack_session import SessionTarget
 from collabsecure_cli.attack_state import AttackState, Done
 from collabsecure_cli.attack_target import Target
 from collabsecure_cli.config import emit, operator_options
@@ -91,6 +92,11 @@ class _Views(click.ParamType):  # type: ignore[type-arg]
 @click.option(
     "--edits-per-client", type=_Numbers(), help="Numbers of edits of each, such as 5,20,100.  [default: the suite's]"
 )
+@click.option(
+    "--session-state", type=_existing_folder, help="Attack a real session instead: its aggregator's --state folder."
+)
+@click.option("--session", type=_existing_file, help="That session's file.")
+@click.option("--edited", type=_existing_file, help="What was edited in it; --records are other candidates then.")
 @click.option("--device", help="cpu, cuda, mps…  [default: a GPU if there is one]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of who is edited, and of what attacks draw.")
 @click.option(
@@ -108,6 +114,9 @@ def attack(
     views: tuple[str, ...],
     clients: tuple[int, ...] | None,
     edits_per_client: tuple[int, ...] | None,
+    session_state: Path | None,
+    session: Path | None,
+    edited: Path | None,
     device: str | None,
     seed: int,
     out: Path,
@@ -119,6 +128,9 @@ def attack(
     public data, and are scored against the truth. Each is also tried on edits of other subjects, in which there is
     nothing to find (the null); on protected uploads there are controls that must be found out. Writes report.html,
     which any browser shows, and report.json. Interrupted, the same command goes on.
+
+    With --session-state it is a real session: attacks get what lies in its aggregator's folder, which is read and not
+    changed.
 
     \b
     Views:
@@ -134,32 +146,30 @@ def attack(
       collabsecure attack --suite full --out report/
       collabsecure attack --views sum,delta --clients 2,5 --edits-per-client 5,20
       collabsecure attack --model gpt2-xl --records multi_counterfact.json --hparams gpt2-xl.json --second-moment stats/
+      collabsecure attack --session-state state/ --session session.json --edited mine.json --records others.json \\
+        --second-moment stats/
 
     Ends with exit code 1 if a control did not fire (the run then proves nothing), or if something that is protected
     gave something away.
     """  # noqa: D301 - \b is click's mark for lines that stay as they are
-    from collabsecure.attacks.plan import plan  # what it needs of SciPy takes a second that no other command should
-
-    target = Target.of(model, records, hparams, second_moment, device=device, seed=seed)
-    chosen = SUITES[suite]
-
-    @cache
-    def laboratory() -> Laboratory:
-        say(f"Loading {target.name}…")
-        return target.laboratory(out / "values")
-
-    todo = plan(
-        chosen,
-        laboratory=laboratory,
-        name=target.name,
-        num_requests=target.num_requests(),
-        grid=Grid(
-            clients=clients or chosen.grid.clients,
-            edits_per_client=edits_per_client or chosen.grid.edits_per_client,
-        ),
-        views=views,
-        seed=seed,
-    )
+    target: Target | SessionTarget
+    if session_state is not None:
+        target = SessionTarget.of(
+            session_state,
+            session=session,
+            model=model,
+            edited=edited,
+            records=records,
+            second_moment=second_moment,
+            device=device,
+            seed=seed,
+        )
+        todo = target.plan(views)
+    elif session is not None or edited is not None:
+        raise click.UsageError("--session and --edited belong to --session-state.")
+    else:
+        target = Target.of(model, records, hparams, second_moment, device=device, seed=seed)
+        todo = _plan(target, SUITES[suite], clients, edits_per_client, views, out)
     with own_folder(out, mark=MARK, found="findings so far", force=force):
         state = AttackState(out / "state", of=(suite, *target.identity))
         findings, seconds = _run(todo, state)
@@ -180,6 +190,35 @@ def attack(
         raise click.ClickException("controls failed, so this run proves nothing; the report says which")
     if report.broken:
         raise click.ClickException("what should give nothing away did; the report says what")
+
+
+def _plan(
+    target: Target,
+    suite: Suite,
+    clients: tuple[int, ...] | None,
+    edits_per_client: tuple[int, ...] | None,
+    views: tuple[str, ...],
+    out: Path,
+) -> Plan:
+    from collabsecure.attacks.plan import plan  # what it needs of SciPy takes a second that no other command should
+
+    @cache
+    def laboratory() -> Laboratory:
+        say(f"Loading {target.name}…")
+        return target.laboratory(out / "values")
+
+    return plan(
+        suite,
+        laboratory=laboratory,
+        name=target.name,
+        num_requests=target.num_requests(),
+        grid=Grid(
+            clients=clients or suite.grid.clients,
+            edits_per_client=edits_per_client or suite.grid.edits_per_client,
+        ),
+        views=views,
+        seed=target.seed,
+    )
 
 
 def _run(todo: Plan, state: AttackState) -> tuple[tuple[Finding, ...], float]:

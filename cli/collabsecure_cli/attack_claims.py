@@ -13,6 +13,7 @@ from collabsecure.attacks.attack import Figure, Finding
 SENTENCE = "Secure summation hides who edited, not what was edited, from anyone with a candidate list."
 _CERTAIN = 0.99  # of a cosine or an AUC: what we call recovered or told apart
 _CLOSE = 0.9
+_RATES = ("AUC", "attributed", "win rate")  # figures that cannot be above 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,9 +32,26 @@ class Claim:
 
 
 def learns(finding: Finding) -> bool | None:
-    """Whether an attack found out something; None where none of its figures has a chance to be compared with."""
-    known = [figure.is_chance for figure in finding.score.figures if figure.is_chance is not None]
+    """Whether an attack found out something; None where none of its figures could say so.
+
+    That is where there is no chance to compare with, or where so few edits were tried that not even a perfect attack is
+    four standard errors from it.
+    """
+    known = [figure.is_chance for figure in finding.score.figures if is_telling(figure)]
     return not all(known) if known else None
+
+
+def is_telling(figure: Figure) -> bool:
+    """Whether some value of a figure would not be chance.
+
+    >>> is_telling(Figure(name="AUC", value=1.0, error=0.13, chance=0.5))  # of five edits
+    False
+    """
+    if figure.chance is None or figure.error is None:
+        return False
+    if figure.name.startswith(_RATES):
+        return 4 * figure.error < max(figure.chance, 1 - figure.chance)
+    return True
 
 
 def null_is_chance(finding: Finding) -> bool:
@@ -210,7 +228,8 @@ def _crowds_hide(findings: Sequence[Finding]) -> Claim:
 
 def _values_follow(findings: Sequence[Finding]) -> Claim:
     claim = "Who knows a candidate was edited also reads what to."
-    found = _with(findings, "value recovery", "mean cos")
+    open_to_it = [each for each in findings if each.view in ("plain", "sum")]
+    found = _with(open_to_it, "value recovery", "mean cos")
     if not found:
         return _untested(claim, comforts=False)
     best = max(found, key=lambda each: _value(each, "mean cos"))
@@ -299,7 +318,7 @@ def _value_of_null(finding: Finding, name: str) -> float:
 
 
 def _figure_of_chance(finding: Finding) -> Figure:
-    return next(figure for figure in finding.score.figures if figure.is_chance is not None)
+    return next(figure for figure in finding.score.figures if is_telling(figure))
 
 
 def _above_chance(finding: Finding) -> float:

@@ -216,7 +216,8 @@ def _reading(finding: Finding) -> tuple[str, str]:
     if finding.must is False:
         return ("leak", "bad") if found else ("chance, as promised", "good")
     if found is None:
-        return ("measured", "calm")
+        has_chance = any(figure.is_chance is not None for figure in finding.score.figures)
+        return ("too few to tell" if has_chance else "measured", "calm")
     return ("leak", "bad") if found else ("chance", "good")
 
 

@@ -116,16 +116,10 @@ class Target:
         )
 
     def _dealt(self) -> tuple[Sequence[EditRequest], Sequence[EditRequest]]:
-        """One record for each subject, in random order: those that may be edited, and public ones.
-
-        A subject that stands in two records would be among the candidates twice, or a public one that is edited: both
-        make chance look like a leak.
-        """
+        """One record for each subject: those that may be edited, and public ones."""
         if self.records is None:
             raise TypeError("found no records; expected what Target.of lets through")
-        by_subject = {request.subject.casefold(): request for request in load_requests(self.records)}
-        requests = sorted(by_subject.values(), key=lambda request: request.text)
-        random.Random(self.seed).shuffle(requests)  # noqa: S311 - who is a member must be the same each time
+        requests = one_for_each_subject(load_requests(self.records), seed=self.seed)
         num_public = min(len(requests) // _REFERENCE_SHARE, _MOST_REFERENCES)
         if num_public < 1:
             raise BadFile(
@@ -134,3 +128,15 @@ class Target:
                 expected=f"at least {_REFERENCE_SHARE}: some to edit, some for candidates, some that are public",
             )
         return requests[num_public:][:_MOST_REQUESTS], requests[:num_public]
+
+
+def one_for_each_subject(requests: Sequence[EditRequest], *, seed: int) -> list[EditRequest]:
+    """A record for each subject, in an order that the seed says.
+
+    A subject that stands in two records would be among the candidates twice, or a public one that is edited: both make
+    chance look like a leak.
+    """
+    by_subject = {request.subject.casefold(): request for request in requests}
+    found = sorted(by_subject.values(), key=lambda request: request.text)
+    random.Random(seed).shuffle(found)  # noqa: S311 - who is a member must be the same each time
+    return found

@@ -1,0 +1,123 @@
+"""What lies on an aggregator's disk after a real session, attacked by one who knows what was edited and wants to see.
+
+There is no second session of other subjects to be the null. Its place is taken by candidates that nobody edited: as
+many of them as there are edits are taken for members, and the same attack on the same views must not tell them from the
+rest. Needs torch.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from collabsecure.attacks import behaviour, membership, published_delta, rank
+from collabsecure.attacks.attack import Attack, Finding
+from collabsecure.attacks.behaviour import EditedModel
+from collabsecure.attacks.cases.decoding import Continuations
+from collabsecure.attacks.cases.editing import Laboratory
+from collabsecure.attacks.knowledge import Public, PublicLayer, Setting, Truth
+from collabsecure.attacks.views import (
+    AggregatorState,
+    EncryptedUpload,
+    MaskedUpload,
+    PlainUpload,
+    PublishedDelta,
+    View,
+)
+from collabsecure.edits import EditRequest
+from collabsecure.keys import compute_keys
+
+Updates = Mapping[int, Float64[np.ndarray, "d_out _"]]
+
+
+def attack_state(
+    state: AggregatorState, laboratory: Laboratory, *, num_edited: int, seed: int, note: str = ""
+) -> Iterator[Finding]:
+    """All that can be tried on each view in a state folder.
+
+    The first `num_edited` of the laboratory's requests are what was edited; its model, templates and second moments are
+    the session's. Updates that the folder does not have are those of layers that were not edited yet.
+    """
+    published = {} if state.published is None else dict(state.published.layers)
+
+    @cache
+    def keys(layer: int) -> PublicLayer:
+        with laboratory.model.apply({below: delta for below, delta in published.items() if below < layer}):
+            return PublicLayer(
+                second_moment=laboratory.second_moments[layer],
+                reference=compute_keys(laboratory.model, laboratory.reference, laboratory.templates, layer),
+                candidates=compute_keys(laboratory.model, laboratory.requests, laboratory.templates, layer),
+            )
+
+    setting = Setting(
+        keys=laboratory.name,
+        layers=tuple(laboratory.hyperparameters.layers),
+        d_in=laboratory.model.d_in(laboratory.hyperparameters.layers[0]),
+        d_out=laboratory.model.d_model,
+        num_clients=1,
+        edits_per_client=num_edited,
+        note=note,
+    )
+    client = 1 if state.summed is None else state.summed.survivors[0]  # whose edits were whose is not asked
+    everybody, others = laboratory.requests, laboratory.requests[num_edited:]
+    for name, view in state.parts():
+        if not view.layers:
+            continue
+        must = False if isinstance(view, MaskedUpload | EncryptedUpload) else None
+        for attack, show in _tries(view, laboratory, published):
+            start = time.monotonic()
+            scores = []
+            for listed, members in ((everybody, num_edited), (others, min(num_edited, len(others) // 2))):
+                skipped = len(everybody) - len(listed)
+                public = Public(
+                    layers={
+                        layer: replace(keys(layer), candidates=keys(layer).candidates[:, skipped:])
+                        for layer in view.layers
+                    },
+                    names=tuple(request.text for request in listed),
+                )
+                scores.append(attack.run(show(listed), public, _truth(public, members, client), seed=seed))
+            score, null = scores
+            yield Finding(
+                attack=attack.name,
+                view=name,
+                setting=setting,
+                score=score,
+                null=null,
+                must=must,
+                seconds=time.monotonic() - start,
+            )
+
+
+def _tries(
+    view: View, laboratory: Laboratory, published: Updates
+) -> list[tuple[Attack[Any], Callable[[Sequence[EditRequest]], object]]]:
+    """Attacks on a view, each with what it gets, given the list of candidates."""
+    if isinstance(view, PublishedDelta):
+
+        def asked(listed: Sequence[EditRequest]) -> EditedModel:
+            before, after = (
+                Continuations(model=laboratory.model, candidates=listed, deltas=deltas) for deltas in ({}, published)
+            )
+            return EditedModel(before=before, after=after)
+
+        return [(published_delta.ATTACK, lambda _: view), (behaviour.ATTACK, asked)]
+    if isinstance(view, MaskedUpload | EncryptedUpload):
+        taken_for_plain = PlainUpload(layers=view.layers)
+        return [(membership.ATTACK, lambda _: taken_for_plain)]
+    return [(rank.ATTACK, lambda _: view), (membership.ATTACK, lambda _: view)]
+
+
+def _truth(public: Public, num_members: int, client: int) -> Truth:
+    """The first candidates are members; what was written for them is not looked at."""
+    return Truth(
+        keys={layer: found.candidates[:, :num_members] for layer, found in public.layers.items()},
+        residuals={},
+        client=np.full(num_members, client),
+        candidate=np.arange(num_members),
+        objects=("",) * num_members,
+    )
