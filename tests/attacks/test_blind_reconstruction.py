@@ -88,7 +88,7 @@ def test_a_sum_gives_all_clients_keys_back() -> None:
 
 
 def test_it_breaks_where_keys_are_many_for_their_length() -> None:
-    case = synthetic_case(d_in=64, num_clients=1, edits_per_client=48, num_others=0, seed=5)
+    case = synthetic_case(d_in=32, num_clients=1, edits_per_client=24, num_others=0, seed=5)
     score = attacked(case)
     assert score.figure("least |cos|").value < 0.7
     assert score.figure("mean |cos| beyond mean and top components").value < 0.8
