@@ -221,7 +221,9 @@ def _crowds_hide(findings: Sequence[Finding]) -> Claim:
     if not found:
         return _untested(claim, comforts=True)
     told_apart = "; ".join(
-        f"{number(_value(each, 'AUC'))} at n = {each.setting.total_edits / each.setting.d_in:.2g} d" for each in found
+        f"{number(_value(each, 'AUC'))} at n = {each.setting.total_edits / each.setting.d_in:.2g} d"
+        + (f" ({each.setting.note})" if each.setting.note else "")
+        for each in found
     )
     return Claim(claim=claim, holds=not any(learns(each) for each in found), says=f"AUC {told_apart}.", comforts=True)
 

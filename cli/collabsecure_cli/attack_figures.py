@@ -4,6 +4,8 @@ A view has one colour in all plots where views are compared; where attacks are, 
 """
 
 import math
+import re
+import textwrap
 from collections.abc import Callable, Sequence
 from itertools import groupby
 
@@ -266,7 +268,7 @@ def _trade_off(findings: Sequence[Finding]) -> Plot | None:
         members = list(group)
         series.append(
             Series(
-                label=kind,
+                label="\n".join(textwrap.wrap(kind, 18)),
                 x=np.array([quality.value for quality, _, _ in members]),
                 y=np.array([leak.value for _, leak, _ in members]),
                 tone=number % 6 + 1,
@@ -278,8 +280,8 @@ def _trade_off(findings: Sequence[Finding]) -> Plot | None:
     return Plot(
         slug="defences",
         title="What does hiding cost?",
-        says="Each point is a defence: to the right the edits work, at the bottom candidates cannot be told apart. A "
-        "good defence would be at the bottom right.",
+        says="Each point is a defence: to the right the edits work, at the bottom candidates cannot be told apart by "
+        "the sums. A good defence would be at the bottom right; what an edit that works gives away by working stays.",
         x=Axis(label="edits that work (ES)", low=0.0, high=1.0, ticks=_UNIT.ticks, tell=in_percent),
         y=Axis(label="AUC (0.5 is guessing)", low=_AUC.low, high=_AUC.high, ticks=_AUC.ticks),
         series=tuple(series),
@@ -288,7 +290,8 @@ def _trade_off(findings: Sequence[Finding]) -> Plot | None:
 
 
 def _kind_of_defence(finding: Finding) -> str:
-    return finding.setting.note.partition(":")[0].partition(",")[0] or "none"
+    """The name of a defence without its strength: "discrete Gaussian noise, ε = 10"."""
+    return re.split(r"[:,]| by a ", finding.setting.note)[0] or "none"
 
 
 def _place(view: str) -> int:

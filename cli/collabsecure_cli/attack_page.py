@@ -13,7 +13,7 @@ import collabsecure
 from collabsecure.attacks.attack import Figure, Finding
 from collabsecure.attacks.registry import attack_named
 from collabsecure.attacks.suite import VIEWS, View
-from collabsecure_cli.attack_claims import Claim, learns, number
+from collabsecure_cli.attack_claims import Claim, is_defended, learns, number
 from collabsecure_cli.attack_figures import plots
 from collabsecure_cli.attack_plots import Plot, Row, rows_svg, svg
 from collabsecure_cli.attack_report import AttackReport
@@ -27,6 +27,14 @@ _VERDICTS = {
 }
 _HELD = {True: "holds", False: "does not hold", None: "not tested"}
 _NEWS = {True: "good", False: "bad", None: "calm"}
+_DEFENDED = View(
+    name="defended",
+    title="The sum, defended",
+    who="As the sum.",
+    what="Defences beneath secure summation, each in a session of its own: what they leave of the edit (ES, PS, NS and "
+    "their harmonic mean, Score), and what the sums and the model's behaviour still tell.",
+)
+_FIRST = ("ES", "Score", "AUC")  # of a defence's figures
 _MOST_ROWS = 200  # of one plot's data
 _MOST_FIGURES = 3  # of a finding that are shown at once
 
@@ -153,9 +161,10 @@ def _silence(findings: Sequence[Finding]) -> list[Row]:
 
 def _views(findings: Sequence[Finding]) -> str:
     parts = []
-    known = {view.name: view for view in VIEWS}
-    for name in dict.fromkeys([*known, *(finding.view for finding in findings)]):
-        of_view = [finding for finding in findings if finding.view == name]
+    known = {view.name: view for view in (*VIEWS, _DEFENDED)}
+    shown_as = {finding: _DEFENDED.name if is_defended(finding) else finding.view for finding in findings}
+    for name in dict.fromkeys([*known, *shown_as.values()]):
+        of_view = [finding for finding in findings if shown_as[finding] == name]
         if of_view:
             parts.append(_view(known.get(name, View(name=name, title=name, who="", what="")), of_view))
     return "<h2>View by view</h2>\n" + "\n".join(parts) if parts else ""
@@ -198,7 +207,11 @@ def _row(finding: Finding, *, says: str) -> str:
     more = ", ".join(filter(None, (setting.keys, f"d = {setting.d_in}" if setting.d_in else "", setting.note)))
     said = f"<p>{_sentence(says)}</p>" if says else ""
     null = "" if finding.null is None else _told(finding.null.figures[:_MOST_FIGURES])
-    shown, more_figures = finding.score.figures[:_MOST_FIGURES], finding.score.figures[_MOST_FIGURES:]
+    figures = finding.score.figures
+    if is_defended(finding):
+        first = [figure for name in _FIRST for figure in figures if figure.name == name]
+        figures = (*first, *(figure for figure in figures if figure.name not in _FIRST))
+    shown, more_figures = figures[:_MOST_FIGURES], figures[_MOST_FIGURES:]
     details = f"<details><summary>more</summary>{_told(more_figures, strong=True)}</details>" if more_figures else ""
     mark, tone = _reading(finding)
     return (
