@@ -3,9 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test test-slow lint bench vectors clean
+.PHONY: help demo attack attack-full test test-slow lint bench vectors clean
 help:
 	@echo "make demo [ARGS=…]  five clients edit one GPT-2 together, a few minutes on two cores (ARGS=--help lists the options)"
+	@echo "make attack [ARGS=…] what each party could learn, tried out; two minutes (make attack-full: half an hour)"
 	@echo "make test           lint, types, import rules and all tests"
 	@echo "make test-slow      what takes longer: the small world made again byte for byte, every party killed at every step"
 	@echo "make vectors        protocols/vectors and secagg.md's diagrams, made again; no difference but for a reason"
@@ -15,6 +16,12 @@ help:
 
 demo: .venv/demo.done
 	@$(BIN)/collabsecure demo $(ARGS)
+
+attack: .venv/demo.done
+	@$(BIN)/collabsecure attack $(ARGS)
+
+attack-full: .venv/demo.done
+	@$(BIN)/collabsecure attack --suite full --out out/attack-full $(ARGS)
 
 test: lint
 	$(BIN)/pytest -n auto $(ARGS)

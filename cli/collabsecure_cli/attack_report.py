@@ -79,7 +79,10 @@ class AttackReport:
         """The verdict for a terminal."""
         lines = [*_alarms(self.failures, self.broken), f"{_MARKS[self.sentence.holds]} {self.sentence.claim}"]
         lines += [f"  {self.sentence.says}", ""]
-        lines += [f"{_MARKS[claim.holds]} {claim.claim}\n  {claim.says}" for claim in self.claims]
+        tested = [claim for claim in self.claims if claim.holds is not None]
+        lines += [f"{_MARKS[claim.holds]} {claim.claim}\n  {claim.says}" for claim in tested]
+        if len(tested) < len(self.claims):
+            lines.append(f"Claims that were not tested: {len(self.claims) - len(tested)}; the report lists them.")
         return "\n".join(lines)
 
 
