@@ -174,7 +174,7 @@ def attack(
         state = AttackState(out / "state", of=(suite, *target.identity))
         findings, seconds = _run(todo, state)
         report = AttackReport(
-            suite=suite,
+            suite=suite if session_state is None else "session",
             target=target.name,
             views=views,
             seed=seed,

@@ -273,14 +273,20 @@ def _differences_tell(findings: Sequence[Finding]) -> Claim:
 
 def _published_tells(findings: Sequence[Finding]) -> Claim:
     claim = "The published model tells by itself which candidates were edited, whatever the protocol."
-    found = _with(findings, "published delta", "AUC", view="delta")
+    tried = _with(findings, "published delta", "AUC", view="delta")
+    found = [each for each in tried if learns(each) is not None]
     if not found:
         return _untested(claim, comforts=False)
-    sizes = [each.setting.total_edits / each.setting.d_out for each in found]
-    says = f"AUC {_range_of(found, 'AUC')} at n = {_range(sizes)} × d_model edits."
-    return Claim(
-        claim=claim, holds=sum(bool(learns(each)) for each in found) > len(found) / 2, says=says, comforts=False
-    )
+    leaking = [each for each in found if learns(each)]
+
+    def size(finding: Finding) -> float:
+        return finding.setting.total_edits / finding.setting.d_out
+
+    says = f"AUC {_range_of(found, 'AUC')} at n = {_range([size(each) for each in found])} × d_model edits"
+    if leaking:
+        furthest = max(leaking, key=size)
+        says += f"; above chance up to n = {number(size(furthest))} × d_model (AUC {number(_value(furthest, 'AUC'))})"
+    return Claim(claim=claim, holds=len(leaking) > len(found) / 2, says=f"{says}.", comforts=False)
 
 
 def _with(findings: Sequence[Finding], attack: str, figure: str, *, view: str | None = None) -> list[Finding]:

@@ -73,8 +73,9 @@ def _style_hash() -> str:
 def _about(report: AttackReport) -> str:
     attacks = len({finding.attack for finding in report.findings})
     settings = len(report.findings)
+    tried = "A real session" if report.suite == "session" else f"Suite “{report.suite}”"
     return (
-        f"Suite “{report.suite}”: {attacks} attacks, {settings} findings on views {', '.join(report.views)}; "
+        f"{tried}: {attacks} attacks, {settings} findings on views {', '.join(report.views)}; "
         f"{in_words(report.seconds)} of work."
     )
 

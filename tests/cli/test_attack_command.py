@@ -1,8 +1,10 @@
 """`collabsecure attack` as a user meets it: what it writes, going on after an interruption, and how it ends."""
 
+import itertools
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -10,8 +12,13 @@ from click.testing import CliRunner
 from made_up_findings import findings, game
 
 from collabsecure.attacks.record import finding_to_json
-from collabsecure.attacks.suite import Experiment, Plan
+from collabsecure.attacks.suite import SUITES, Experiment, Plan
+from collabsecure.second_moment import compute_second_moments
+from collabsecure.statistics import second_moment_filename
 from collabsecure_cli.main import main
+
+FIRST_NAMES = "Ada Bram Mira Danelle Émile Sol Ines Kuno Yara Otto".split()
+LAST_NAMES = "Quill Stone Voss Derrivaux Zürn Norland Lindau Harbour Piano".split()
 
 
 def attack(*arguments):
@@ -150,3 +157,69 @@ def test_help_says_whose_eyes_there_are():
 def test_no_other_command_pays_for_it():
     code = "import sys, collabsecure_cli.main; sys.exit('scipy.stats' in sys.modules or 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.fixture
+def own_model(tiny_editable, tmp_path):
+    """A model directory, records about 90 subjects, hyper-parameters and second moments, as for any real model."""
+    tiny_editable.save(tmp_path / "model")
+    names = [f"{first} {last}" for first in FIRST_NAMES for last in LAST_NAMES]
+    records = [
+        {"prompt": "{} plays the", "subject": name, "target_new": "violin", "target_true": "piano"} for name in names
+    ]
+    (tmp_path / "records.jsonl").write_text("\n".join(map(json.dumps, records)))
+    (tmp_path / "hparams.json").write_text(
+        json.dumps({"layers": [0, 1], "mom2_update_weight": 10, "v_num_grad_steps": 3, "v_lr": 0.5})
+    )
+    (tmp_path / "stats").mkdir()
+    texts = [f"{name} was born in Köln, and {other} in Lindau." for name, other in itertools.pairwise(names)]
+    for layer, moment in compute_second_moments(tiny_editable, texts, [0, 1]).items():
+        name = second_moment_filename(tiny_editable.architecture.projection_of(layer), moment.sample_size)
+        moment.save_npz(tmp_path / "stats" / name)
+    chosen = {"model": "model", "records": "records.jsonl", "hparams": "hparams.json", "second-moment": "stats"}
+    return [argument for option, name in chosen.items() for argument in (f"--{option}", str(tmp_path / name))]
+
+
+def test_a_model_of_ones_own_is_attacked_and_what_its_records_do_not_suffice_for_is_said(
+    own_model, tmp_path, monkeypatch
+):
+    """The real attacks, one client with 10 edits of 60 subjects, and 51 × 10 synthetic edits in place of a crowd."""
+    small = replace(SUITES["quick"], reconstructed=(), crowds=(2.0,))
+    monkeypatch.setitem(SUITES, "quick", small)
+    grid = ("--clients", "1", "--edits-per-client", "10,50", "--views", "plain,delta")
+    result = attack(*own_model, *grid, "--device", "cpu", "--out", str(tmp_path / "out"))
+    assert result.exit_code == 0, result.output
+    assert "needs 150 subjects (edits, null, others), there are 60" in result.stderr
+    data = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert data["target"] == str(tmp_path / "model")
+    found = {(each["attack"], each["setting"]["keys"]): each["score"]["figures"][0] for each in data["findings"]}
+    of_model = {name: figure for (name, keys), figure in found.items() if keys != "synthetic"}
+    assert of_model.keys() == {
+        *("rank", "ambiguity", "fastica", "reconstruction", "membership", "value recovery"),
+        *("published delta", "behaviour"),
+    }
+    assert of_model["rank"]["value"] == 10
+    assert of_model["membership"]["value"] == 1.0
+    assert found["published delta", "synthetic"]["chance"] == 0.5
+
+
+@pytest.mark.slow
+def test_the_quick_suite_proves_the_sentence_and_all_its_controls_fire(tmp_path):
+    """Everything as a user gets it, seed 0; about two minutes on two cores that have nothing else to do."""
+    result = attack("--out", str(tmp_path / "out"), "--json")
+    assert result.exit_code == 0, result.output
+    verdict = json.loads(result.stdout)["verdict"]
+    assert verdict["controls_failed"] == verdict["promises_broken"] == []
+    assert verdict["sentence"]["holds"] is True
+    assert [claim["claim"] for claim in verdict["claims"] if claim["holds"] is None] == []
+    data = json.loads((tmp_path / "out" / "report.json").read_text())
+    nulls = [
+        figure
+        for each in data["findings"]
+        if each["null"] is not None
+        for figure in each["null"]["figures"]
+        if figure["is_chance"] is not None
+    ]
+    assert len(nulls) > 20
+    assert all(figure["is_chance"] for figure in nulls)
+    assert data["seconds"] < 900
