@@ -64,30 +64,30 @@ def spectrum(
     return largest
 
 
-def play(
+def games_won(
     kind: SecretKind,
     first: Float64[np.ndarray, "d_in edits"],
     second: Float64[np.ndarray, "d_in edits"],
     second_moment: Float64[np.ndarray, "d_in d_in"],
     *,
     moment_is_sent: bool,
+    num_games: int,
     rng: np.random.Generator,
-) -> bool:
-    """One round of the distinguishing game: an adversary that chose both sets of keys says whose blinded G it sees.
+) -> int:
+    """The distinguishing game: how often an adversary that chose two sets of keys says whose blinded G it is shown.
 
-    It goes by the spectrum: of C⁻¹G where P C Pᵀ is sent, else of G. True if it is right, as chance is half the time.
+    It goes by the spectrum: of C⁻¹G where P C Pᵀ is sent, else of G. Chance wins half of the games.
     """
-    hidden = int(rng.integers(2))
-    secret = kind.draw(len(second_moment), rng)
-    blinded = gram(secret @ (first, second)[hidden])
-    told = gram(secret @ _root(second_moment)) if moment_is_sent else None
-    seen = spectrum(blinded, told, first.shape[1])
-    known = second_moment if moment_is_sent else None
-    distances = [
-        float(np.linalg.norm(np.log(spectrum(gram(keys), known, keys.shape[1])) - np.log(seen)))
-        for keys in (first, second)
-    ]
-    return int(np.argmin(distances)) == hidden
+    root = _root(second_moment) if moment_is_sent else None
+    count = first.shape[1]
+    known = [np.log(spectrum(gram(keys), second_moment if moment_is_sent else None, count)) for keys in (first, second)]
+    won = 0
+    for hidden in rng.integers(2, size=num_games):
+        secret = kind.draw(len(second_moment), rng)
+        told = None if root is None else gram(secret @ root)
+        seen = np.log(spectrum(gram(secret @ (first, second)[hidden]), told, count))
+        won += int(np.argmin([np.linalg.norm(seen - guess) for guess in known]) == hidden)
+    return won
 
 
 def outside_span(

@@ -54,9 +54,9 @@ class LayerNoise:
         Raises:
             ValueError: so little noise that it would not reach a few steps.
         """
-        noise = cls._of(layer, rho)
-        while noise.rho > rho:  # rounding lets an edit change a little more than it is
-            noise = cls._of(layer, 0.999 * rho * rho / noise.rho)
+        aim = rho
+        while (noise := cls._of(layer, aim)).rho > rho:  # rounding lets an edit change a little more than it is
+            aim *= 0.999 * rho / noise.rho
         return noise
 
     @classmethod

@@ -16,7 +16,7 @@ from collabsecure.attacks.cases.decoding import Continuations
 from collabsecure.attacks.knowledge import Setting
 from collabsecure.attacks.scoring import auc
 from collabsecure.defences.bench import Bench, Group, Run
-from collabsecure.defences.blinding import Blinding, Mixing, SecretKind, outside_span, play
+from collabsecure.defences.blinding import Blinding, Mixing, SecretKind, games_won, outside_span
 from collabsecure.defences.decoys import DecoyKind, Decoys, persistence
 from collabsecure.defences.defence import Defence, SecureSum
 from collabsecure.defences.noise import DiscreteGaussianNoise, KeyNoise
@@ -120,8 +120,8 @@ def _game(bench: Bench, defence: Blinding, *, seed: int) -> Figure:
         compute_keys(laboratory.model, group.edits, laboratory.templates, first) for group in (bench.real, bench.null)
     )
     moment = bench.layers[first].second_moment
-    won = [play(defence.kind, real, null, moment, moment_is_sent=True, rng=rng) for _ in range(_GAMES)]
-    return Figure(name="distinguishing game", value=float(np.mean(won)), error=0.5 / math.sqrt(_GAMES), chance=0.5)
+    won = games_won(defence.kind, real, null, moment, moment_is_sent=True, num_games=_GAMES, rng=rng)
+    return Figure(name="distinguishing game", value=won / _GAMES, error=0.5 / math.sqrt(_GAMES), chance=0.5)
 
 
 def _guessed(bench: Bench, run: Run, members: Group, others: Group) -> Figure:

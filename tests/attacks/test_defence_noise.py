@@ -18,7 +18,7 @@ from collabsecure.defences.noise import DiscreteGaussianNoise, KeyNoise, LayerNo
 from collabsecure.merge import equilibration, merge_delta
 from collabsecure.statistics import Statistics
 
-D_IN, D_OUT, CLIENTS, EDITS = 96, 24, 3, 10
+D_IN, D_OUT, CLIENTS, EDITS = 96, 24, 2, 15
 
 
 def draw(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -155,8 +155,8 @@ def found_by(defence: DiscreteGaussianNoise | KeyNoise | SecureSum, layer: Layer
 
 @pytest.mark.parametrize(("epsilon", "least"), [(30.0, 0.6), (1e4, 0.999)])
 def test_noise_hides_members_as_far_as_it_promises_and_no_further(layer: Layer, epsilon: float, least: float) -> None:
-    """Mean of 4 runs, seeds 10 to 13; standard error of the mean under chance 0.0325."""
-    runs = range(10, 14)
+    """Mean of 3 runs, seeds 10 to 12; standard error of the mean under chance 0.0375."""
+    runs = range(10, 13)
     found, null = (
         np.mean(
             [
@@ -171,8 +171,8 @@ def test_noise_hides_members_as_far_as_it_promises_and_no_further(layer: Layer, 
         )
         for edited in (True, False)
     )
-    assert least < found <= auc_bound(rho_of(epsilon, 1e-5)) + 4 * 0.0325
-    assert null == pytest.approx(0.5, abs=4 * 0.0325)
+    assert least < found <= auc_bound(rho_of(epsilon, 1e-5)) + 4 * 0.0375
+    assert null == pytest.approx(0.5, abs=4 * 0.0375)
 
 
 def test_noise_on_keys_does_not_hide_them(layer: Layer) -> None:

@@ -1,24 +1,27 @@
-"""What was written can be read off statistics: residuals, and the new objects with them. Small world, seed 0."""
+"""What was written shows in statistics, to the new object, and in what the model says after. Small world, seed 0."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from collabsecure.attacks import behaviour
 from collabsecure.attacks.attack import Finding, measure
 from collabsecure.attacks.case import Case
-from collabsecure.attacks.cases.decoding import PromptDecoder
+from collabsecure.attacks.cases.decoding import Continuations, PromptDecoder, edited_model
 from collabsecure.attacks.cases.editing import Laboratory
 from collabsecure.attacks.cases.small_world import small_world
 from collabsecure.attacks.value_recovery import ATTACK, recover
 from collabsecure.statistics import Statistics, cross, gram
+from collabsecure.templates import ContextTemplates
 
 
 @pytest.fixture(scope="module")
 def laboratory() -> Laboratory:
     """36 records of the small world: 8 are edited, 20 are not, 8 are the null's."""
     whole = small_world(seed=0)
-    return replace(whole, requests=whole.requests[:36], reference=whole.reference[:4])
+    templates = ContextTemplates(groups=tuple(group[:1] for group in whole.templates.groups))  # for speed
+    return replace(whole, templates=templates, requests=whole.requests[:36], reference=whole.reference[:4])
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +78,28 @@ def test_a_later_layers_residual_is_decoded_with_the_update_below(laboratory: La
     found = decoder.objects(last, range(8), case.truth.residuals[last])
     assert [text.strip() for text in found] == list(case.truth.objects)
     assert laboratory.model.weights_digest() == before
+
+
+@pytest.fixture(scope="module")
+def on_behaviour(laboratory: Laboratory, case: Case) -> Finding:
+    model, candidates = laboratory.model, laboratory.requests
+    return measure(behaviour.ATTACK, "delta", case, lambda shown: edited_model(model, candidates, shown), seed=0)
+
+
+def test_every_edit_shows_in_the_models_behaviour(on_behaviour: Finding) -> None:
+    """8 members against 20 others."""
+    assert on_behaviour.score.figure("AUC").value >= 0.99
+    assert on_behaviour.score.figure("TPR at 0.1% FPR").value >= 0.7
+
+
+def test_edits_of_other_subjects_do_not_single_out_the_candidates(on_behaviour: Finding) -> None:
+    assert on_behaviour.null is not None
+    assert on_behaviour.null.figure("AUC").is_chance
+
+
+def test_what_comes_next_is_a_distribution(laboratory: Laboratory) -> None:
+    said = Continuations(model=laboratory.model, candidates=laboratory.requests, deltas={})(range(3))
+    np.testing.assert_allclose(np.exp(said).sum(axis=1), 1.0)
 
 
 @pytest.mark.parametrize(("edits", "least", "most"), [(64, 1 - 1e-9, 1.0), (128, 0.55, 0.85), (640, 0.2, 0.45)])
