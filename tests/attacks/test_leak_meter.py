@@ -1,7 +1,7 @@
 """The leak meter's curves against what the attacks do, seed by seed, on keys that they were fitted to and on others.
 
-Made-up keys: d = 256, d_model = 64, a tenth of the edits on the list beside 300 others, mean of seeds 11 to 13 (the fit
-used 0 to 2). What the meter says may be below what is measured, as it promises a lower bound, but not far above.
+Made-up keys: d = 256, d_model = 64, a tenth of the edits on the list beside 300 others, mean of seeds 11 and 12 (the
+fit used 0 to 2). Real ones, mostly of subjects that the small world's model has not read of, give the lower curves.
 """
 
 import numpy as np
@@ -22,7 +22,7 @@ D_IN, D_MODEL = 256, 64
 
 def measured(attack: Attack[Suspicion] | Attack[Shares], view: str, edits: int) -> float:
     found = []
-    for seed in (11, 12, 13):
+    for seed in (11, 12):
         case = synthetic_case(d_in=D_IN, num_clients=1, edits_per_client=edits, num_others=300, seed=seed)
         finding = measure(
             attack,
@@ -80,3 +80,15 @@ def test_the_small_worlds_keys_give_away_the_lower_of_the_two(ratio: float) -> N
     assert finding.null.figure("AUC").is_chance
     lower, _ = LeakMeter(total_edits=edits, d_model=128, d_in=512).sum_auc
     assert finding.score.figure("AUC").value == pytest.approx(lower, abs=0.06)
+
+
+@pytest.mark.slow
+def test_the_small_worlds_updates_give_away_the_lower_of_the_two() -> None:
+    """Seed 3, 480 records and 400 subjects of which the model has not read, 24 of 240 edits on the list (SE 0.06)."""
+    laboratory = small_world(seed=3, unheard_of=400)
+    case = shorten_list(laboratory.case(1, 240, layers=[0]), 0.1)
+    finding = measure(ON_DELTA, "delta", case, lambda shown: shown.published(), seed=0)
+    assert finding.null is not None
+    assert finding.null.figure("AUC").is_chance
+    lower, _ = LeakMeter(total_edits=240, d_model=128, d_in=512).delta_auc
+    assert finding.score.figure("AUC").value >= lower - 0.06
