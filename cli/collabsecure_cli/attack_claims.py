@@ -153,6 +153,19 @@ def hides_who(findings: Sequence[Finding]) -> Claim:
     return Claim(claim=claim, holds=len(hidden) == len(tested), says=says, comforts=True)
 
 
+def _edits_are_apart(findings: Sequence[Finding]) -> Claim:
+    claim = "A secure sum does not say which edits came from one client."
+    found = _with(findings, "grouping", "AUC", view="sum")
+    if not found:
+        return _untested(claim, comforts=True)
+    told_apart = "; ".join(f"AUC {number(_value(each, 'AUC'))} ({each.setting.note})" for each in found)
+    says = (
+        "to one who knows all edits, and their keys to the last bit, its rounding errors tell right sets from sets "
+        f"with one edit of another client: {told_apart}. Whose a set is they do not tell."
+    )
+    return Claim(claim=claim, holds=not any(learns(each) for each in found), says=says, comforts=True)
+
+
 def shows_what(findings: Sequence[Finding]) -> Claim:
     """Membership in a sum."""
     claim = "A sum tells which candidates were edited."
@@ -176,6 +189,7 @@ def claims(findings: Sequence[Finding]) -> tuple[Claim, ...]:
         _is_ambiguous(findings),
         _is_safe(findings),
         hides_who(findings),
+        _edits_are_apart(findings),
         shows_what(findings),
         _crowds_hide(findings),
         _values_follow(findings),

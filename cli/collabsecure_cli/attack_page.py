@@ -34,6 +34,15 @@ _DEFENDED = View(
     what="Defences beneath secure summation, each in a session of its own: what they leave of the edit (ES, PS, NS and "
     "their harmonic mean, Score), and what the sums and the model's behaviour still tell.",
 )
+_QUESTIONS = {  # of what is tried that is no `Attack`, or one for a single case
+    "attribution by topic": "Who contributed what, to one who knows who edits what kind of facts?",
+    "grouping": "Which edits came from one client, to one who knows all of them?",
+    "distinguishing": "Which of two inputs did a client upload?",
+    "uniformity": "Do an upload's numbers differ from random ones?",
+    "seed search": "Do masks come from a short seed?",
+    "decryptions": "Do encrypted sums and their decryptions give the secret key?",
+    "defence": "What do defences leave of the edit, and of the leak?",
+}
 _FIRST = ("ES", "Score", "AUC")  # of a defence's figures
 _MOST_ROWS = 200  # of one plot's data
 _MOST_FIGURES = 3  # of a finding that are shown at once
@@ -194,7 +203,8 @@ def _attack_row(name: str, says: str) -> str:
     attack = attack_named(name)
     said = f"<small>{_sentence(says)}</small>" if says else ""
     if attack is None:
-        return f'<tr class="attack"><th colspan="4" scope="colgroup"><b>{escape(name)}</b>{said}</th></tr>'
+        asked = escape(_QUESTIONS.get(name, name))
+        return f'<tr class="attack"><th colspan="4" scope="colgroup"><b>{asked}</b>{said}</th></tr>'
     needs = "; ".join(assumption.value for assumption in attack.assumes) or "nothing beside the view and the model"
     return (
         f'<tr class="attack"><th colspan="4" scope="colgroup"><b>{escape(attack.title)}</b>'

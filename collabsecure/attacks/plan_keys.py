@@ -26,7 +26,7 @@ def of_keys(suite: Suite, views: Sequence[str], seed: int) -> Plan:
         experiments=tuple(
             Experiment(
                 name=f"{edits} synthetic keys of length {suite.key_length}",
-                seconds=6.0 + 0.1 * edits,
+                seconds=5.0 + 0.0018 * edits**2,
                 run=partial(_synthetic, suite.key_length, 1, edits, edits, trials, seed=seed),
             )
             for edits in suite.reconstructed
@@ -48,7 +48,7 @@ def of_crowds(suite: Suite, views: Sequence[str], seed: int) -> Plan:
         experiments=tuple(
             Experiment(
                 name=f"{_CROWD_CLIENTS} × {edits} synthetic edits",
-                seconds=4.0,
+                seconds=1.0,
                 run=partial(_synthetic, _CROWD_KEY_LENGTH, _CROWD_CLIENTS, edits, _CROWD_OTHERS, trials, seed=seed),
             )
             for edits in sizes

@@ -35,27 +35,31 @@ def of_uploads(suite: Suite, views: Sequence[str], seed: int) -> Plan:
     effort = Effort(rounds=suite.rounds)
     if "masked" in views:
         experiments += [
-            Experiment(name="masked uploads", seconds=7.0, run=partial(_protected, None, effort, seed=seed)),
-            Experiment(name="uploads masked wrongly", seconds=9.0, run=partial(_controls, effort, seed=seed)),
+            Experiment(
+                name="masked uploads", seconds=0.1 * suite.rounds, run=partial(_protected, None, effort, seed=seed)
+            ),
+            Experiment(
+                name="uploads masked wrongly", seconds=0.1 * suite.rounds, run=partial(_controls, effort, seed=seed)
+            ),
         ]
     if "ckks-aggregator" in views and find_spec("tenseal") is not None:
         experiments += [
             Experiment(
                 name=f"uploads encrypted with {scheme}",
-                seconds=10.0,
+                seconds=0.15 * suite.rounds,
                 run=partial(_protected, scheme, effort, seed=seed),
             )
             for scheme in suite.schemes
         ]
         experiments.append(
-            Experiment(name="decryptions of encrypted sums", seconds=2.0, run=partial(_decryptions, seed=seed))
+            Experiment(name="decryptions of encrypted sums", seconds=0.5, run=partial(_decryptions, seed=seed))
         )
     elif "ckks-aggregator" in views:
         left_out.append("encrypted uploads: needs TenSEAL, pip install 'collabsecure[ckks]'")
     if "sum" in views:
         experiments += [
-            Experiment(name="a sum asked for twice", seconds=1.0, run=partial(_twice, seed=seed)),
-            Experiment(name="who is in a sum", seconds=4.0, run=partial(_parties, seed=seed)),
+            Experiment(name="a sum asked for twice", seconds=0.5, run=partial(_twice, seed=seed)),
+            Experiment(name="who is in a sum", seconds=1.0, run=partial(_parties, seed=seed)),
         ]
     return Plan(experiments=tuple(experiments), left_out=tuple(left_out))
 
@@ -91,15 +95,17 @@ def _decryptions(*, seed: int) -> Iterator[Finding]:
 def _parties(*, seed: int) -> Iterator[Finding]:
     """What outside knowledge says of a sum's parties, and what its rounding does."""
     case = _session_case(256, seed)
-    topics = (
+    topics = [
         Trial(
             attack=attribution.one_topic_each(case, sharing=sharing),
             view="sum",
             show=lambda shown: shown.summed(),
-            note=f"{sharing} edit each topic" if sharing > 1 else "each topic is one client's",
+            note=f"each topic is edited by {sharing} of the clients",
         )
         for sharing in (1, 2)
-    )
+    ]
+    for finding in tried(case, topics, seed=seed):
+        yield replace(finding, null=None)  # what is known of topics is known without a sum, this one or another
     rounding = (
         Trial(
             attack=grouping.of_each(case, wrong=20, seed=seed),
@@ -109,7 +115,7 @@ def _parties(*, seed: int) -> Iterator[Finding]:
         )
         for bits in (48, 32)
     )
-    yield from tried(case, (*topics, *rounding), seed=seed)
+    yield from tried(case, tuple(rounding), seed=seed)
 
 
 def _ring_sum(bits: int, shown: Shown) -> object:
