@@ -12,7 +12,7 @@ from jaxtyping import Float64
 
 from collabsecure.attacks.attack import Assumption, Attack, Figure, Score
 from collabsecure.attacks.knowledge import Public, Truth
-from collabsecure.attacks.views import PlainUpload, SumOnly
+from collabsecure.attacks.views import PlainUpload, SumOnly, TwoSums
 from collabsecure.statistics import Statistics
 
 _CLEAR_GAP = 1e3  # an eigenvalue so much smaller than the one before it is rounding
@@ -48,7 +48,7 @@ def _rank(falling: Float64[np.ndarray, " d"]) -> int:
     return widest + 1 if gaps[widest] > _CLEAR_GAP else len(falling)
 
 
-def _guess(view: PlainUpload | SumOnly, public: Public, _: np.random.Generator) -> Recovered:
+def _guess(view: PlainUpload | SumOnly | TwoSums, public: Public, _: np.random.Generator) -> Recovered:
     """At the first layer, whose keys are those of the unedited model."""
     seen = view.of_the_others if isinstance(view, SumOnly) else view
     layer = min(seen.layers)
@@ -87,7 +87,7 @@ ATTACK = Attack(
     title="What was each candidate edited to?",
     source="R Kᵀ (K Kᵀ)⁺ k = r for a member; then the object by running the public model from there on",
     assumes=(Assumption.CANDIDATES, Assumption.TEMPLATES),
-    accepts=(PlainUpload, SumOnly),
+    accepts=(PlainUpload, SumOnly, TwoSums),
     guess=_guess,
     score=_score,
 )

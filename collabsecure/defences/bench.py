@@ -21,6 +21,7 @@ from collabsecure.simulation import Deltas
 from collabsecure.statistics import Statistics
 from collabsecure.values import optimise_values
 
+_MOST_PUBLIC = 120  # public subjects whose keys are computed
 _PUBLIC_SHARE = 0.9  # of public subjects' keys and states are no longer than the bounds that noise is made for
 
 
@@ -113,7 +114,9 @@ class Bench:
             others=others,
             public=PublicLayer(
                 second_moment=laboratory.second_moments[first],
-                reference=compute_keys(laboratory.model, laboratory.reference, laboratory.templates, first),
+                reference=compute_keys(
+                    laboratory.model, laboratory.reference[:_MOST_PUBLIC], laboratory.templates, first
+                ),
                 candidates=compute_keys(laboratory.model, candidates, laboratory.templates, first),
             ),
             before=everybody(range(len(candidates))),
@@ -140,7 +143,9 @@ class Bench:
                 if used:
                     decoy_keys = compute_keys(model, decoys, templates, number)
                     decoy_residuals = compute_residuals(model, decoys, decoy_values, number, numbers)
-                    candidates[number] = compute_keys(model, self.candidates, templates, number)
+                    candidates[number] = (
+                        compute_keys(model, self.candidates, templates, number) if deltas else self.public.candidates
+                    )
                 else:
                     decoy_keys, decoy_residuals = np.empty((len(keys), 0)), np.empty((len(residuals), 0))
             uploads = []
@@ -167,7 +172,7 @@ def _layer(laboratory: Laboratory, number: int, *, num_clients: int, edits_per_c
 
     Bounds are of public subjects: how long their keys are, and how far from their states a value may be.
     """
-    model, settings, public = laboratory.model, laboratory.hyperparameters, laboratory.reference
+    model, settings, public = laboratory.model, laboratory.hyperparameters, laboratory.reference[:_MOST_PUBLIC]
     scales = 2.0 ** np.rint(np.log2(equilibration(laboratory.second_moments[number])))
     keys = scales[:, None] * compute_keys(model, public, laboratory.templates, number)
     last, left = settings.layers[-1], len(settings.layers) - settings.layers.index(number)

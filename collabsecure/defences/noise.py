@@ -1,7 +1,8 @@
 """Distributed discrete Gaussian noise on a sum's integers, with an edit-level (ε, δ); and noise on keys, without one.
 
 Kairouz, Liu, Steinke 2021 (arXiv 2102.06387): each client adds its part to what it would upload, so that only the sum
-over all is protected, and that from everybody. Neighbours differ in one edit, which is clipped to ‖s·k‖ ≤ c and
+over all is protected, and that from everybody. Who drops out or colludes takes its part away: with c of n such clients
+ρ is n/(n − c) times as large. Neighbours differ in one edit, which is clipped to ‖s·k‖ ≤ c and
 ‖r‖ ≤ b: then one edit changes the equilibrated Gram matrix by at most c² (Frobenius) and the cross term by at most b·c.
 A symmetric matrix's entries off the diagonal count twice in that norm, so their noise has parameter σ/√2.
 """

@@ -12,6 +12,7 @@ from collabsecure.attacks.cases.decoding import Continuations, PromptDecoder, ed
 from collabsecure.attacks.cases.editing import Laboratory
 from collabsecure.attacks.cases.small_world import small_world
 from collabsecure.attacks.value_recovery import ATTACK, recover
+from collabsecure.attacks.views import TwoSums
 from collabsecure.statistics import Statistics, cross, gram
 from collabsecure.templates import ContextTemplates
 
@@ -64,6 +65,15 @@ def test_a_colluder_takes_its_own_edits_out_of_the_sum_first(case: Case) -> None
     alone = replace(case, truth=case.truth.of_client(1))
     found = measure(ATTACK, "sum", alone, lambda shown: shown.summed(colluders=[2]), seed=0)
     assert found.score.figure("least cos").value > 1 - 1e-9
+
+
+def test_two_sums_give_away_what_the_missing_client_wrote(case: Case) -> None:
+    alone = replace(case, truth=case.truth.of_client(2))
+    found = measure(
+        ATTACK, "two sums", alone, lambda shown: TwoSums(first=shown.summed(), second=shown.summed([1])), seed=0
+    )
+    assert found.score.figure("least cos").value > 1 - 1e-6
+    assert found.score.figure("objects decoded").value == 1.0
 
 
 def test_a_later_layers_residual_is_decoded_with_the_update_below(laboratory: Laboratory, case: Case) -> None:
