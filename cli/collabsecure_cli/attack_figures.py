@@ -19,6 +19,7 @@ from collabsecure_cli.attack_plots import Axis, Band, Plot, Series, in_percent, 
 _TONES = {"plain": 1, "sum": 2, "delta": 3, "masked": 4, "ckks-aggregator": 5}
 _SHORT = {"plain": "plain upload", "sum": "sum", "delta": "published Δ"}
 _MOST_LINES = 6  # in one plot
+_MOST_LETTERS = 18  # of a line of a name
 _MOST_POINTS = 240  # of one line; more are not seen
 _UNIT = Axis(label="", low=0.0, high=1.0, ticks=(0.0, 0.25, 0.5, 0.75, 1.0))
 _AUC = Axis(label="AUC", low=0.4, high=1.0, ticks=(0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0))
@@ -43,7 +44,8 @@ def _roc(findings: Sequence[Finding]) -> Plot | None:
     null: Curve | None = None
     undefended = [each for each in findings if each.must is None and not is_defended(each)]
     with_curves = [each for each in undefended if _curve(each.score, "ROC") is not None]
-    wanted = [each for each in with_curves if each.attack in ("membership", "published delta", "behaviour")]
+    usual = [each for each in with_curves if not each.setting.note]
+    wanted = [each for each in usual if each.attack in ("membership", "published delta", "behaviour")]
     wanted.sort(key=lambda each: (_place(each.view), _edits(each)))
     for view, group in groupby(wanted, lambda each: each.view):
         of_view = list(group)
@@ -93,7 +95,7 @@ def _delta_by_size(findings: Sequence[Finding]) -> Plot | None:
         slug="delta",
         title="What does the published model alone tell?",
         says="The same against the update that everybody gets with the edited model. It has as many directions as the "
-        "model is wide (d_model), so up to about so many edits it tells members apart.",
+        "model is wide (d_model): up to so many edits it tells them all apart, and beyond that less and less.",
         x_label="edits in the update / width of the model (n / d_model)",
         per=lambda each: each.setting.d_out,
         weaker=("AUC whitened by C alone", "whitened by C"),
@@ -135,14 +137,16 @@ def _by_size(
     series: list[Series] = []
     for number, group in enumerate(groups):
         view, keys, note = kind(group[0])
-        label = "\n".join(filter(None, (_SHORT.get(view, view), f"{keys} keys", note)))
+        words = [f"{keys} keys"] if not note else textwrap.wrap(note, _MOST_LETTERS)
+        label = "\n".join((_SHORT.get(view, view) + ("," if note else ""), *words))
         series.append(drawn(group, "AUC", label, number + 1))
     longest = max(groups, key=lambda group: _edits(group[-1]) / per(group[-1]))
     if all(_figure(each.score, weaker[0]) is not None for each in longest):
         series.append(drawn(longest, weaker[0], f"the same,\n{weaker[1]}", len(groups) + 1))
     all_x = np.concatenate([each.x for each in series])
     axis = logarithmic(x_label, float(all_x.min()), float(all_x.max()))
-    with_null = ((each, _figure(each.null, "AUC")) for each in usable if each.null is not None)
+    usual = [each for each in usable if not each.setting.note] or usable
+    with_null = ((each, _figure(each.null, "AUC")) for each in usual if each.null is not None)
     nulls = sorted(
         ((_edits(each) / per(each), null) for each, null in with_null if null is not None), key=lambda pair: pair[0]
     )
@@ -224,7 +228,7 @@ def _spectra(findings: Sequence[Finding]) -> Plot | None:
     found: dict[int, Curve] = {}
     for finding in findings:
         curve = _curve(finding.score, "spectrum")
-        if curve is not None and finding.must is None:
+        if curve is not None and finding.must is None and finding.view in ("plain", "sum"):
             found.setdefault(_edits(finding), curve)
     if not found:
         return None
@@ -268,7 +272,7 @@ def _trade_off(findings: Sequence[Finding]) -> Plot | None:
         members = list(group)
         series.append(
             Series(
-                label="\n".join(textwrap.wrap(kind, 18)),
+                label="\n".join(textwrap.wrap(kind, _MOST_LETTERS)),
                 x=np.array([quality.value for quality, _, _ in members]),
                 y=np.array([leak.value for _, leak, _ in members]),
                 tone=number % 6 + 1,

@@ -238,7 +238,7 @@ def _reading(finding: Finding) -> tuple[str, str]:
     if finding.must is True:
         return ("control fired", "good") if found else ("control failed", "bad")
     if finding.must is False:
-        return ("leak", "bad") if found else ("chance, as promised", "good")
+        return ("leak", "bad") if found else ("silent", "good")
     if found is None:
         has_chance = any(figure.is_chance is not None for figure in finding.score.figures)
         return ("too few to tell" if has_chance else "measured", "calm")
@@ -251,7 +251,7 @@ def _told(figures: Iterable[Figure], *, strong: bool = False) -> str:
     for figure in figures:
         value = f"<b>{number(figure.value)}</b>" if strong else number(figure.value)
         has_error = figure.error is not None and figure.error >= 5e-4 and not (strong and figure.chance is not None)
-        error = f" ± {figure.error:.2g}" if has_error else ""
+        error = f"\u00a0±\u00a0{figure.error:.2g}" if has_error else ""
         parts.append(f"<span>{escape(figure.name)} {value}{error}</span>")
     return "".join(parts)
 

@@ -144,7 +144,7 @@ def test_the_page_names_each_view_with_who_has_it_and_each_figure_beside_its_nul
     for words in ("A plain upload", "A masked upload", "An encrypted upload", "The sum", "The published update"):
         assert words in text
     assert "control fired" in text
-    assert "chance, as promised" in text
+    assert "silent" in text
     assert "10 clients × 100 edits: needs 3,000 records" in text
     assert "collabsecure attack --suite quick --out report" in text
 
