@@ -161,7 +161,7 @@ def _score(guess: Suspicion, public: Public, truth: Truth) -> Score:
 ATTACK = Attack(
     name="membership",
     title="Which candidates were edited?",
-    source="generalised least squares of G on candidates' k kᵀ; residuals outside of G's span (DESIGN.md §6)",
+    source="generalised least squares of G on candidates' k kᵀ; residuals outside of G's span",
     assumes=(Assumption.CANDIDATES, Assumption.TEMPLATES, Assumption.LOWER_LAYERS),
     accepts=(PlainUpload, SumOnly),
     guess=_guess,

@@ -36,6 +36,7 @@ Loader = Callable[[], "Laboratory"]
 # Seconds on two cores, measured with the small world's model.
 _LOADING, _PER_VALUE, _PER_UPDATE, _PER_ATTACK, _PER_DEFENCE = 8.0, 0.4, 6.0, 0.5, 4.5
 
+_TWO_SUMS = "two sums of the same edits, one without the last client"
 _TELLING = 10  # edits; of fewer not even an AUC of 1 is four standard errors from chance
 _LEAST_OTHERS, _MOST_OTHERS = 50, 200  # candidates that are neither edited nor decoys, when a defence is tried
 
@@ -143,8 +144,10 @@ def _trials(clients: int, edits: int, views: Sequence[str], *, with_values: bool
                 show=lambda shown: shown.summed(colluders=(clients,)),
                 note="one client colludes",
             ),
-            Trial(attack=differencing.ATTACK, view="sum", show=_without_the_last, note="two sums of the same edits"),
+            Trial(attack=differencing.ATTACK, view="sum", show=_without_the_last, note=_TWO_SUMS),
         ]
+        if with_values:
+            trials.append(Trial(attack=value_recovery.ATTACK, view="sum", show=_without_the_last, note=_TWO_SUMS))
     if "sum" in views and clients > 2 and edits >= _TELLING:
         trials.append(
             Trial(  # what is left of the sum is one client's upload, which is why promises want two honest ones

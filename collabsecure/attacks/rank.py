@@ -67,7 +67,7 @@ def _score(guess: EditCount, public: Public, truth: Truth) -> Score:
 ATTACK = Attack(
     name="rank",
     title="How many edits did a client make?",
-    source="rank(K Kᵀ) = number of linearly independent keys; DESIGN.md §6",
+    source="rank(K Kᵀ) = number of linearly independent keys",
     assumes=(),
     accepts=(PlainUpload, SumOnly),
     guess=_guess,

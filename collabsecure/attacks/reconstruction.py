@@ -100,7 +100,7 @@ def _score(guess: Reconstruction, public: Public, truth: Truth) -> Score:
 ATTACK = Attack(
     name="reconstruction",
     title="Which keys is a Gram matrix of?",
-    source="keys are not Gaussian, and their marginals are public: ICA's identifiability (Comon 1994); DESIGN.md §6",
+    source="keys are not Gaussian, and their marginals are public: ICA's identifiability (Comon 1994)",
     assumes=(Assumption.POPULATION,),
     accepts=(PlainUpload, SumOnly),
     guess=_guess,
