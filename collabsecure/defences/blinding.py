@@ -109,7 +109,8 @@ def undo_orthogonal(seen: BlindedSum, layer: Layer, public: PublicLayer) -> Floa
 
     In C's eigenbasis G differs from what was seen only by signs, dᵢ dⱼ. Public subjects say how keys are expected to
     correlate there, so d is close to the leading eigenvector of (seen ∘ expected). Then the candidates that look most
-    like members take the public subjects' place, several times.
+    like members take the public subjects' place, several times. With the edits on the list all signs come out right
+    (small world, 10 to 60 edits); without them, G comes back to within 8% for 60 edits, and 79% for 10.
     """
     _, vectors = np.linalg.eigh(layer.second_moment)
     _, turned = np.linalg.eigh(seen.second_moment)
