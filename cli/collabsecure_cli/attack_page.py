@@ -191,7 +191,7 @@ def _view(view: View, findings: Sequence[Finding]) -> str:
         in_common = said.pop() if len(said) == 1 else ""  # what is true of all of them is said once
         rows.append(_attack_row(name, in_common))
         rows += (_row(finding, says="" if in_common else finding.score.says) for finding in tried)
-    head = "<tr><th>Setting</th><th>Found</th><th>On other subjects</th><th></th></tr>"
+    head = "<tr><th>Setting</th><th>Found</th><th>On other subjects</th><th>Reading</th></tr>"
     return (
         f'<section class="card view" id="view-{escape(view.name)}"><h3>{escape(view.title)}</h3>'
         f"{who if view.who else ''}"
