@@ -111,13 +111,13 @@ class LeakMeter:
         >>> for line in LeakMeter(total_edits=2000, d_model=1000, d_in=1000).lines()[:3]:
         ...     print(line)
         At most 2000 edits in a sum, that is 2 × the model's width (1000) and 2 × a key's entries (1000).
-        Sums and a list of candidates: AUC 1.00 with all edits on it (and up to 250000 candidates), 0.91 to 1.00 with a tenth.
+        Sums and a list of candidates: AUC 1.00 with all edits on it (to 250000 candidates), 0.91 to 1.00 with a tenth.
         The edited model alone and such a list: AUC 0.88 to 1.00 with a tenth of the edits on it, more with all.
         """
         width, entries = f"{self.edits_per_width:.2g}", f"{self.edits_per_key_entry:.2g}"
         sums, alone = _words(self.sum_auc), f"AUC {_words(self.delta_auc)}"
         if self.sum_auc != (1.0, 1.0):
-            sums = f"1.00 with all edits on it (and up to {self.longest_sure_list} candidates), {sums} with a tenth"
+            sums = f"1.00 with all edits on it (to {self.longest_sure_list} candidates), {sums} with a tenth"
         if self.edits_per_width > _MEASURED_WIDTHS:
             alone = "our attack tells few edits, which proves nothing about others"
         elif self.delta_auc != (1.0, 1.0):
