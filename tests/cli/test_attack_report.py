@@ -13,6 +13,7 @@ from made_up_findings import findings, game, report, setting, told_apart
 
 from collabsecure.attacks.attack import Figure, Finding, Score
 from collabsecure.attacks.record import finding_from_json, finding_to_json
+from collabsecure_cli.attack_figures import plots
 from collabsecure_cli.attack_page import page
 from collabsecure_cli.attack_state import AttackState, Done
 
@@ -106,6 +107,14 @@ def test_a_protected_upload_that_is_told_apart_is_said_first():
 def test_defences_say_nothing_about_what_undefended_sums_give_away():
     defended = [each for each in findings() if any(figure.name == "ES" for figure in each.score.figures)]
     assert report(defended).because[1].holds is None
+
+
+def test_a_defence_that_stops_one_attack_is_drawn_where_the_best_one_gets():
+    also = (Figure(name="ES", value=0.9), Figure(name="AUC by guessed residuals", value=1.0, error=0.03, chance=0.5))
+    blinded = told_apart("defence", "sum", setting(5, 20, note="keys blinded by a secret matrix"), shift=0, more=also)
+    (plot,) = [plot for plot in plots([blinded]) if plot.slug == "defences"]
+    (series,) = plot.series
+    assert (series.label, *series.x, *series.y) == ("keys blinded", 0.9, 1.0)
 
 
 def test_sums_of_more_edits_than_a_key_is_long_are_told_of_by_themselves():
