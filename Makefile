@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 .PHONY: help demo attack attack-full test test-slow lint bench vectors clean
 help:
 	@echo "make demo [ARGS=…]  five clients edit one GPT-2 together, a few minutes on two cores (ARGS=--help lists the options)"
-	@echo "make attack [ARGS=…] what each party could learn, tried out; two minutes (make attack-full: half an hour)"
+	@echo "make attack [ARGS=…] what each party could learn, tried out; two or three minutes (make attack-full: ten)"
 	@echo "make test           lint, types, import rules and all tests"
 	@echo "make test-slow      what takes longer: the small world made again byte for byte, every party killed at every step"
 	@echo "make vectors        protocols/vectors and secagg.md's diagrams, made again; no difference but for a reason"

@@ -73,7 +73,7 @@ class _Views(click.ParamType):  # type: ignore[type-arg]
     type=click.Choice(list(SUITES)),
     default="quick",
     show_default=True,
-    help="quick: about two minutes on two cores; full: up to half an hour, larger sums, every defence.",
+    help="quick: two or three minutes; full: some ten minutes, larger sums and every defence.",
 )
 @click.option("--model", help="Hugging Face directory or name such as gpt2-xl.  [default: the small world's GPT-2]")
 @click.option("--records", type=_existing_file, help="Edits, in any form that collabsecure reads; needed with --model.")

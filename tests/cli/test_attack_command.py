@@ -205,7 +205,7 @@ def test_a_model_of_ones_own_is_attacked_and_what_its_records_do_not_suffice_for
 
 @pytest.mark.slow
 def test_the_quick_suite_proves_the_sentence_and_all_its_controls_fire(tmp_path):
-    """Everything as a user gets it, seed 0; about two minutes on two cores that have nothing else to do."""
+    """Everything as a user gets it, seed 0; two or three minutes where nothing else is done."""
     result = attack("--out", str(tmp_path / "out"), "--json")
     assert result.exit_code == 0, result.output
     verdict = json.loads(result.stdout)["verdict"]
