@@ -46,7 +46,7 @@ class Provenance:
     revision: str | None
     weights_digest: str  # SHA-256 in hexadecimal of the edited layers' weights before the edit, in …
     weights_dtype: str  # … this type, one of `agreement.WEIGHTS_DTYPES`: the digest covers it
-    mode: str  # how the clients' statistics were summed: "plain", "masked", …
+    mode: str  # how the clients' statistics were summed: "plain", "masked", …; or what merged their updates: "ties …"
     session: str | None = None  # the session's transcript, SHA-256 in hexadecimal
     survivors: Mapping[int, tuple[int, ...]] = field(default_factory=dict)  # layer → clients in its sum; may be empty
     flow: str | None = None  # one of `agreement.FLOWS`
