@@ -171,7 +171,9 @@ def attack(
         target = Target.of(model, records, hparams, second_moment, device=device, seed=seed)
         todo = _plan(target, SUITES[suite], clients, edits_per_client, views, out)
     with own_folder(out, mark=MARK, found="findings so far", force=force):
-        state = AttackState(out / "state", of=(suite, *target.identity))
+        # What is tried in an experiment depends on the views, and on which number of clients is the largest.
+        asked = (",".join(views), str(max(clients)) if clients else "")
+        state = AttackState(out / "state", of=(suite, *target.identity, *asked))
         findings, seconds = _run(todo, state)
         report = AttackReport(
             suite=suite if session_state is None else "session",

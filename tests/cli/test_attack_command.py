@@ -83,10 +83,18 @@ def test_interrupted_it_goes_on_with_what_is_left(plan, tmp_path):
     assert data["findings"] == json.loads(json.dumps(expected))
 
 
-def test_another_seed_starts_anew(plan, tmp_path):
+@pytest.mark.parametrize("other", [("--seed", "1"), ("--views", "plain,sum"), ("--clients", "1,2")])
+def test_another_seed_other_views_and_other_sizes_start_anew(plan, tmp_path, other):
+    """An experiment's name does not say what is tried in it: what was not looked at once would never be."""
     attack("--out", str(tmp_path / "out"))
-    attack("--out", str(tmp_path / "out"), "--seed", "1")
+    attack("--out", str(tmp_path / "out"), *other)
     assert plan.done == ["experiment 0", "experiment 1", "experiment 2"] * 2
+
+
+def test_more_edits_of_each_client_go_on_from_what_there_is(plan, tmp_path):
+    attack("--out", str(tmp_path / "out"))
+    attack("--out", str(tmp_path / "out"), "--edits-per-client", "5")
+    assert plan.done == ["experiment 0", "experiment 1", "experiment 2"]
 
 
 def test_json_is_the_verdict_on_one_line(plan, tmp_path):
