@@ -8,6 +8,7 @@ all that happened. A sum that is not unmasked cannot be read by anyone, and one 
 An aggregator that keeps more than it needs has more: every upload of every sum (`attacks.cases.masking.aggregated`).
 """
 
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -24,9 +25,12 @@ from collabsecure_cli.aggregator import Aggregator
 from collabsecure_cli.folder import StateFolder
 from collabsecure_cli.results import Results
 from collabsecure_cli.uploads import StagedUpload, boundaries
-from collabsecure_protocols import Identity, ProtocolError, ServerState, Session
+from collabsecure_protocols import ClientId, Identity, ProtocolError, ServerState, Session
+from collabsecure_protocols.envelope import CHUNK_HEADER_BYTES, MessageType, open_envelope
+from collabsecure_protocols.wire import Reader
 
 _RESULTS = "results"
+_STAGED = "a client's masked input, message after message as it was signed"
 
 
 def read_state(session: Session, path: Path) -> AggregatorState:
@@ -42,7 +46,8 @@ def read_state(session: Session, path: Path) -> AggregatorState:
     if not any(path.glob("steps-*")):
         raise BadFile(path, found="no record of a session's steps", expected="an aggregator's state folder")
     with _copy(path) as folder:
-        uploads = _uploads(session, folder)  # before the engine starts and forgets those that are in its sum
+        # Before the engine starts and forgets those that are in its sum.
+        uploads = _uploads(session, folder, copy_of=path)
         with StateFolder.opened(folder) as opened:
             results = Results(session, Agreement.of(session), opened.folder(_RESULTS))
             with _engine(session, path, opened, results) as engine:
@@ -88,18 +93,37 @@ def _engine(session: Session, path: Path, folder: StateFolder, results: Results)
         yield engine
 
 
-def _uploads(session: Session, folder: Path) -> dict[int, Upload]:
+def _uploads(session: Session, folder: Path, *, copy_of: Path) -> dict[int, Upload]:
     """What clients have uploaded to the sum that runs; partly, if a tensor of it is there."""
     found: dict[int, Upload] = {}
     kind = EncryptedUpload if session.is_encrypted else MaskedUpload
     for path in sorted(folder.glob("upload-*-*")):
-        index, client = (int(part) if part.isdecimal() else -1 for part in path.name.split("-")[1:])
+        numbers = re.fullmatch(r"upload-(\d{1,5})-(\d{1,5})", path.name, re.ASCII)
+        index, client = (int(numbers[1]), int(numbers[2])) if numbers else (-1, -1)
         if not (0 <= index < len(session.sums) and 0 < client <= session.num_clients):
             continue
-        upload = kind.read(session, StagedUpload(path, boundaries(session, index)).read())
+        try:
+            upload = kind.read(session, _checked(session, index, client, path))
+        except (ProtocolError, _Damaged) as error:
+            raise BadFile(copy_of / path.name, found=str(error), expected=_STAGED) from error
         if upload.words:
             found[client] = upload
     return found
+
+
+class _Damaged(Exception):
+    """A message that is sound, and not the one that should be there."""
+
+
+def _checked(session: Session, index: int, client: int, path: Path) -> Iterator[bytes]:
+    """The messages in an upload's file, which must be the client's, of this sum, and in order."""
+    for number, message in enumerate(StagedUpload(path, boundaries(session, index)).read()):
+        envelope = open_envelope(session, message, ClientId(client))
+        envelope.verify(session)
+        header = Reader(envelope.body[:CHUNK_HEADER_BYTES])
+        if envelope.type is not MessageType.MASKED_INPUT or (header.u16(), header.u32()) != (index, number):
+            raise _Damaged(f"another message where chunk {number} of sum {index} is next")
+        yield message
 
 
 def _finished_sum(session: Session, engine: Aggregator) -> SumOnly | None:

@@ -101,3 +101,21 @@ def test_an_upload_is_of_one_client_alone(tmp_path):
         state = read_state(LIGHT.session, tmp_path / "state")
     assert state.uploads.keys() == {1, 2}
     assert all(isinstance(upload, MaskedUpload) for upload in state.uploads.values())
+
+
+@pytest.mark.parametrize("at", [1, 36, 40, 300, -1])  # version, sum, chunk, masked integers, signature
+def test_a_damaged_upload_is_refused_with_its_name(tmp_path, at):
+    with session_at(tmp_path / "state", M, answered=1, chunks=1):
+        path = tmp_path / "state" / "upload-0-1"
+        damaged = bytearray(path.read_bytes())
+        damaged[at] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(BadFile, match="state/upload-0-1: found"):
+            read_state(LIGHT.session, tmp_path / "state")
+
+
+def test_what_only_looks_like_an_upload_is_left_alone(tmp_path):
+    with session_at(tmp_path / "state", M, answered=1, chunks=1):
+        for name in ("upload-0-1-old", "upload--0-1", "upload-0-", "upload-٠-٢"):
+            (tmp_path / "state" / name).write_bytes(b"of nobody")
+        assert read_state(LIGHT.session, tmp_path / "state").uploads.keys() == {1, 2}
