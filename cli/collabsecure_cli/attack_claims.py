@@ -1,7 +1,9 @@
 """What a run of the suite says about the claims that it was made to test, in words and with its own numbers.
 
-A claim holds, does not hold, or was not tested; what was not tested is never taken to hold. A run whose controls failed
-says nothing, and says so first.
+A claim holds, does not hold, or is not decided; what was not tested is never taken to hold. Nor does a claim that
+nobody can find something out hold because our attacks did not: that is told, and decides nothing, unless there is a
+reason for it (a sum has no order) or a control that would have been found out. A run whose controls failed says
+nothing, and says so first.
 """
 
 import math
@@ -21,13 +23,13 @@ class Claim:
     """A statement, and what became of it."""
 
     claim: str
-    holds: bool | None  # None: nothing in this run tests it
+    holds: bool | None  # None: nothing in this run decides it
     says: str  # why, with numbers
     comforts: bool | None = None  # whether it would be good news for those who edit; None: neither
 
     @property
     def is_good_news(self) -> bool | None:
-        """Whether what became of it is; None where it was not tested, or is neither."""
+        """Whether what became of it is; None where it is not decided, or is neither."""
         return None if self.holds is None or self.comforts is None else self.holds == self.comforts
 
 
@@ -147,8 +149,8 @@ def hides_who(findings: Sequence[Finding]) -> Claim:
     worst = max(tested, key=_above_chance)
     at = _figure_of_chance(worst)
     says = (
-        f"in {len(hidden)} of {len(tested)} sums no edit was attributed better than by guessing; the best try: "
-        f"{told(at)}, {in_words(worst)}."
+        "a sum is the same whoever contributed which part of it, so who knows no more can but guess, and in "
+        f"{len(hidden)} of {len(tested)} sums got no further; the best try: {told(at)}, {in_words(worst)}."
     )
     return Claim(claim=claim, holds=len(hidden) == len(tested), says=says, comforts=True)
 
@@ -222,7 +224,7 @@ def _is_safe(findings: Sequence[Finding]) -> Claim:
     weak = _with(findings, "fastica", "mean |cos|", view="plain")
     if weak:
         says += f" FastICA alone, the weak attack, comes to {_range_of(weak, 'mean |cos|')}."
-    return Claim(claim=claim, holds=not recovered, says=says, comforts=True)
+    return _unless(claim, refuted=bool(recovered), says=says)
 
 
 def _crowds_hide(findings: Sequence[Finding]) -> Claim:
@@ -239,7 +241,7 @@ def _crowds_hide(findings: Sequence[Finding]) -> Claim:
         + (f" ({each.setting.note})" if each.setting.note else "")
         for each in found
     )
-    return Claim(claim=claim, holds=not any(learns(each) for each in found), says=f"AUC {told_apart}.", comforts=True)
+    return _unless(claim, refuted=any(learns(each) for each in found), says=f"AUC {told_apart}.")
 
 
 def _values_follow(findings: Sequence[Finding]) -> Claim:
@@ -262,6 +264,9 @@ def _uploads_are_silent(findings: Sequence[Finding]) -> Claim:
         return _untested(claim, comforts=True)
     silent = [each for each in tested if not learns(each)]
     fired = [each for each in controls if learns(each)]
+    if not controls:
+        says = f"{len(silent)} of {len(tested)} tests found nothing; there were no controls."
+        return _unless(claim, refuted=len(silent) < len(tested), says=says)
     says = (
         f"{len(silent)} of {len(tested)} tests found nothing, and {len(fired)} of {len(controls)} controls, in which "
         "the protection is left out or done wrongly, were found out."
@@ -318,6 +323,13 @@ def _with(findings: Sequence[Finding], attack: str, figure: str, *, view: str | 
 
 def _untested(claim: str, *, comforts: bool | None = None) -> Claim:
     return Claim(claim=claim, holds=None, says="not tested in this run.", comforts=comforts)
+
+
+def _unless(claim: str, *, refuted: bool, says: str) -> Claim:
+    """A claim of safety that an attack can refute, and that no attack's failure proves."""
+    if refuted:
+        return Claim(claim=claim, holds=False, says=says, comforts=True)
+    return Claim(claim=claim, holds=None, says=f"not refuted, which is no proof: {says}", comforts=True)
 
 
 def _range_of(findings: Sequence[Finding], name: str) -> str:

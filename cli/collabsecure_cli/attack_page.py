@@ -25,7 +25,7 @@ _VERDICTS = {
     False: ("Refuted by this run", "bad"),
     None: ("Not tested by this run", "wait"),
 }
-_HELD = {True: "holds", False: "does not hold", None: "not tested"}
+_HELD = {True: "holds", False: "does not hold", None: "not decided"}
 _NEWS = {True: "good", False: "bad", None: "calm"}
 _DEFENDED = View(
     name="defended",

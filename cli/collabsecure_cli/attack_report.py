@@ -82,11 +82,13 @@ class AttackReport:
         tested = [claim for claim in self.claims if claim.holds is not None]
         lines += [f"{_MARKS[claim.holds]} {claim.claim}\n  {claim.says}" for claim in tested]
         if len(tested) < len(self.claims):
-            lines.append(f"Claims that were not tested: {len(self.claims) - len(tested)}; the report lists them.")
+            lines.append(
+                f"Claims that this run does not decide: {len(self.claims) - len(tested)}; the report lists them."
+            )
         return "\n".join(lines)
 
 
-_MARKS = {True: "[holds]", False: "[does not hold]", None: "[not tested]"}
+_MARKS = {True: "[holds]", False: "[does not hold]", None: "[not decided]"}
 
 
 def _alarms(failures: Sequence[str], broken: Sequence[str]) -> list[str]:

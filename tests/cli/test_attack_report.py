@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from browser import CHROMIUM, Browser
-from made_up_findings import findings, game, report, setting, told_apart
+from made_up_findings import cosines, findings, game, report, setting, told_apart
 
 from collabsecure.attacks.attack import Figure, Finding, Score
 from collabsecure.attacks.record import finding_from_json, finding_to_json
@@ -102,6 +102,22 @@ def test_a_protected_upload_that_is_told_apart_is_said_first():
     assert "0.900" in what
     assert "What should give nothing away did." in page(broken)
     assert held(broken, "Masked and encrypted").holds is False
+
+
+@pytest.mark.parametrize(
+    ("words", "failed"),
+    [
+        ("cannot be recovered", cosines("reconstruction", setting(1, 500, d_in=1024), 0.84)),
+        ("n > d", told_apart("membership", "sum", setting(10, 500, d_in=256), shift=0.0)),
+        ("Masked and encrypted", game("masked", "as the protocol does it", value=0.5, must=False)),
+    ],
+)
+def test_that_an_attack_failed_proves_nothing_by_itself(words, failed):
+    """The last would hold with controls beside it."""
+    claim = held(report([failed]), words)
+    assert claim.holds is None
+    assert claim.is_good_news is None
+    assert claim.says.startswith("not refuted, which is no proof: ")
 
 
 def test_defences_say_nothing_about_what_undefended_sums_give_away():
