@@ -2,9 +2,15 @@
 
 There is no second session of other subjects to be the null. Its place is taken by candidates that nobody edited: as
 many of them as there are edits are taken for members, and the same attack on the same views must not tell them from the
-rest. Needs torch.
+rest. That does not show whether edits and other candidates are of one kind: if they are not, if all edits are of
+people, say, and the others of places, then beyond n = d_in (or d_model, for updates) some of what an attack finds is
+the kind.
+
+For what is masked or encrypted, where the least that is found would be a broken promise, the null is that attack on the
+same list and random numbers: what it makes of these is chance, whoever is on the list. Needs torch.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +21,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from collabsecure.attacks import behaviour, membership, published_delta, rank
-from collabsecure.attacks.attack import Attack, Finding
+from collabsecure.attacks.attack import Attack, Figure, Finding, Score
 from collabsecure.attacks.behaviour import EditedModel
 from collabsecure.attacks.cases.decoding import Continuations
 from collabsecure.attacks.cases.editing import Laboratory
@@ -30,6 +36,7 @@ from collabsecure.attacks.views import (
 )
 from collabsecure.edits import EditRequest
 from collabsecure.keys import compute_keys
+from collabsecure_protocols.encryption_parameters import DATA_PRIME
 
 Updates = Mapping[int, Float64[np.ndarray, "d_out _"]]
 
@@ -67,11 +74,15 @@ def attack_state(
     for name, view in state.parts():
         if not view.layers:
             continue
-        must = False if isinstance(view, MaskedUpload | EncryptedUpload) else None
-        for attack, show in _tries(view, laboratory, published):
+        hidden = isinstance(view, MaskedUpload | EncryptedUpload)
+        nothing, unedited = view, (others, min(num_edited, len(others) // 2))
+        if isinstance(view, MaskedUpload | EncryptedUpload):
+            nothing, unedited = at_random(view, np.random.default_rng(seed)), (everybody, num_edited)
+        tries = _tries(view, laboratory, published)
+        for (attack, show), (_, show_null) in zip(tries, _tries(nothing, laboratory, published), strict=True):
             start = time.monotonic()
             scores = []
-            for listed, members in ((everybody, num_edited), (others, min(num_edited, len(others) // 2))):
+            for (listed, members), showing in (((everybody, num_edited), show), (unedited, show_null)):
                 skipped = len(everybody) - len(listed)
                 public = Public(
                     layers={
@@ -80,17 +91,47 @@ def attack_state(
                     },
                     names=tuple(request.text for request in listed),
                 )
-                scores.append(attack.run(show(listed), public, _truth(public, members, client), seed=seed))
-            score, null = scores
+                scores.append(attack.run(showing(listed), public, _truth(public, members, client), seed=seed))
+            score, null = against(*scores) if hidden else scores
             yield Finding(
                 attack=attack.name,
                 view=name,
                 setting=setting,
                 score=score,
                 null=null,
-                must=must,
+                must=False if hidden else None,
                 seconds=time.monotonic() - start,
             )
+
+
+def at_random(view: MaskedUpload | EncryptedUpload, rng: np.random.Generator) -> MaskedUpload | EncryptedUpload:
+    """An upload of the same form that nobody sent: uniform numbers."""
+    bits = {tensor.name: tensor.bits for spec in view.session.sums for tensor in spec.tensors}
+    return replace(
+        view,
+        words={
+            name: rng.integers(
+                DATA_PRIME if isinstance(view, EncryptedUpload) else 1 << bits[name], size=len(words), dtype=np.uint64
+            )
+            for name, words in view.words.items()
+        },
+    )
+
+
+def against(score: Score, null: Score) -> tuple[Score, Score]:
+    """A score whose chance is what the null has, and the null, of which there is nothing to ask.
+
+    Both vary as much, so the difference's standard error is √2 of one's.
+    """
+    chance = {figure.name: figure.value for figure in null.figures}
+    figures = tuple(
+        figure
+        if figure.chance is None or figure.error is None or figure.name not in chance
+        else replace(figure, chance=chance[figure.name], error=math.sqrt(2) * figure.error)
+        for figure in score.figures
+    )
+    plain = tuple(Figure(name=figure.name, value=figure.value) for figure in null.figures)
+    return replace(score, figures=figures), replace(null, figures=plain)
 
 
 def _tries(
