@@ -24,6 +24,7 @@ from collabsecure.attacks.attack import Finding
 from collabsecure.attacks.case import Shown
 from collabsecure.attacks.plan_keys import of_crowds, of_keys
 from collabsecure.attacks.plan_protocol import of_uploads
+from collabsecure.attacks.plan_variants import of_variants
 from collabsecure.attacks.suite import Experiment, Grid, Plan, Suite
 from collabsecure.attacks.trials import Trial, tried
 from collabsecure.attacks.views import AggregatorState, TwoSums
@@ -60,6 +61,7 @@ def plan(
     )
     parts = (
         target,
+        of_variants(laboratory, num_requests, views, seed),
         of_keys(suite, views, seed),
         of_crowds(suite, views, seed),
         of_uploads(suite, views, seed),

@@ -17,6 +17,7 @@ from collabsecure.attacks.cases.open_world import shorten_list
 from collabsecure.attacks.cases.small_world import small_world, with_other_relations
 from collabsecure.attacks.cases.synthetic import synthetic_case
 from collabsecure.attacks.membership import ATTACK, Suspicion
+from collabsecure.attacks.plan_variants import of_variants
 from collabsecure.attacks.views import SumOnly
 from collabsecure.templates import CLEAN
 
@@ -72,6 +73,16 @@ def test_members_are_found_without_the_sessions_contexts(laboratory: Laboratory)
     finding = found(laboratory.case(1, 20, with_values=False, guessed_templates=CLEAN), lambda shown: shown.plain(1))
     assert value(finding, "AUC") >= 0.999
     assert value(finding, "largest residual of a member") > 1e-3
+
+
+def test_the_suite_makes_it_harder_and_members_are_found_all_the_same(laboratory: Laboratory) -> None:
+    (experiment,) = of_variants(lambda: laboratory, len(laboratory.requests), ("plain",), 0).experiments
+    findings = list(experiment.run())
+    assert len(findings) == 4
+    for finding in findings:
+        assert finding.null is not None
+        assert value(finding, "AUC") >= 0.999
+        assert finding.null.figure("AUC").is_chance
 
 
 def test_both_layers_of_a_session_tell(two_layers: Case) -> None:
