@@ -6,7 +6,8 @@ adversary must win (`must` is True):
 - no masks;
 - real Gaussian masks, 1, 10 and 100 times the input: at 100 times, a number says nothing, and all of them together do;
 - a ring mask used twice: what cancels is the mask;
-- a ring mask from a short seed: uniform to every test, and gone once the seed is found.
+- a ring mask from a short seed: uniform to every test, and gone once the seed is found;
+- ciphertexts that are none (`controls_of_encryption`).
 
 `everything` tries all attacks on plain uploads, on uploads as the server has them when the session is over.
 """
@@ -123,6 +124,28 @@ def controls(case: Case, *, seed: int, effort: Effort | None = None) -> Iterator
     name = f"control: a mask from a {effort.seed_bits}-bit seed"
     yield examine(short, {layer: own}, view=name, setting=setting)
     yield _search(short, effort.seed_bits, view=name, setting=setting, must=True)
+
+
+def controls_of_encryption(case: Case, *, seed: int, scheme: Scheme, effort: Effort | None = None) -> Iterator[Finding]:
+    """The same adversary against ciphertexts in which a client's integers stand as they are.
+
+    Raises:
+        EncryptionUnavailable: TenSEAL is not installed.
+    """
+    effort = effort or Effort()
+    layer = min(case.setting.layers)
+    own, setting, rng = case.real.uploads[1][layer], case.setting, np.random.default_rng(seed)
+    parties = Parties.of(case.real, num_clients=_NUM_CLIENTS, scheme=scheme)
+    nothing, _ = _extremes(parties.session, own)
+    bare = weak_masking.unencrypted(parties, own, rng=rng)
+    yield examine(bare, {layer: own}, view="control: no encryption", setting=setting, must=True)
+    yield _game(case, (nothing, own), effort).play(
+        lambda chosen: weak_masking.unencrypted(parties, chosen, rng=rng),
+        view="control: no encryption",
+        setting=setting,
+        seed=seed,
+        must=True,
+    )
 
 
 def _game(case: Case, inputs: tuple[Statistics, Statistics], effort: Effort) -> Game:

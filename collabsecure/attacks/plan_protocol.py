@@ -74,6 +74,9 @@ def _protected(scheme: Scheme | None, effort: Effort, *, seed: int) -> Iterator[
     case = _session_case(256 if scheme is None else 128, seed)
     for finding in masked_uploads.findings(case, seed=seed, effort=effort, scheme=scheme):
         yield _of_view(finding, view, scheme or "")
+    if scheme is not None:
+        for finding in masked_uploads.controls_of_encryption(case, seed=seed, effort=effort, scheme=scheme):
+            yield _of_view(finding, view, scheme)
     trial = Trial(
         attack=attribution.ATTACK,
         view=view,

@@ -111,6 +111,16 @@ def test_encryption_leaves_every_guess_at_chance(scheme):
         assert finding.score.figures[0].is_chance, finding
 
 
+@pytest.mark.parametrize("scheme", ["bfv", "ckks"])
+def test_ciphertexts_that_are_none_are_found_out(scheme):
+    pytest.importorskip("tenseal")
+    found = list(masked_uploads.controls_of_encryption(summed_case(), seed=3, effort=EFFORT, scheme=scheme))
+    assert {finding.attack for finding in found} == {"uniformity", "distinguishing"}
+    for finding in found:
+        assert finding.must is True
+        assert finding.score.figures[0].is_chance is False
+
+
 def test_every_control_fires():
     found = list(masked_uploads.controls(summed_case(), seed=3, effort=EFFORT))
     must = [finding for finding in found if finding.must]

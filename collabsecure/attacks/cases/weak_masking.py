@@ -9,16 +9,38 @@ import numpy as np
 
 from collabsecure.attacks.cases.masking import Parties, one_upload
 from collabsecure.attacks.seed_search import stream
-from collabsecure.attacks.views import MaskedUpload, PlainUpload, Words
+from collabsecure.attacks.views import EncryptedUpload, MaskedUpload, PlainUpload, Words
 from collabsecure.sessions import cross_name, gram_name, layer_of
 from collabsecure.statistics import Statistics
 from collabsecure_protocols import Session
+from collabsecure_protocols.encryption_parameters import DATA_PRIME
 from collabsecure_protocols.fixedpoint import encoders
 
 
 def unmasked(parties: Parties, statistics: Statistics) -> MaskedUpload:
     """A client's integers, with no masks on."""
     return MaskedUpload(session=parties.session, words=_reduced(parties.session, _encoded(parties.session, statistics)))
+
+
+def unencrypted(parties: Parties, statistics: Statistics, *, rng: np.random.Generator) -> EncryptedUpload:
+    """A client's integers where its ciphertexts' high bits should be, neither masked nor encrypted.
+
+    All the rest is uniform, as in ciphertexts: what does not see this, would not see what ciphertexts give away.
+    """
+    session, integers = parties.session, unmasked(parties, statistics).words
+    words = {}
+    for tensor in session.sums[0].tensors:
+        form = session.form(tensor)
+        if form.encryption is None:
+            raise TypeError(f"tensor {tensor.name!r} travels unencrypted; expected a session with encryption")
+        found = rng.integers(DATA_PRIME, size=form.total_words(tensor.num_values), dtype=np.uint64)
+        c0 = found.reshape(-1, 2, form.encryption.ring_degree)[:, 0, : form.encryption.capacity]
+        flat = c0.ravel()
+        low = np.uint64(DATA_PRIME.bit_length() - tensor.bits)
+        flat[: tensor.num_values] = integers[tensor.name] << low
+        c0[:] = flat.reshape(c0.shape)
+        words[tensor.name] = found
+    return EncryptedUpload(session=session, words=words)
 
 
 def gaussian(
