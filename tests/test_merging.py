@@ -205,7 +205,7 @@ class Lazy(Mapping):
         self.seed = seed
 
     def __getitem__(self, layer):
-        return np.random.default_rng([self.seed, layer]).standard_normal((256, 512))
+        return np.random.default_rng([self.seed, layer]).standard_normal((128, 256))
 
     def __iter__(self):
         return iter(range(4))
@@ -216,7 +216,7 @@ class Lazy(Mapping):
 
 @pytest.mark.parametrize(("method", "extra_layers"), [(METHODS[0], 3), (METHODS[1], 3), (METHODS[2], 10)])
 def test_of_lazy_updates_no_more_than_one_is_held(method, extra_layers):
-    updates, layer = [Lazy(seed) for seed in range(12)], 256 * 512 * 8
+    updates, layer = [Lazy(seed) for seed in range(12)], 128 * 256 * 8
     tracemalloc.start()
     merged = method(updates)
     _, peak = tracemalloc.get_traced_memory()
