@@ -149,6 +149,24 @@ def test_scores_of_hand_computed_records(unigrams: EditableModel) -> None:
     assert scores.score == pytest.approx(3 / (3 + 2 + 4))
 
 
+def test_what_the_model_says_is_right_where_it_is_the_new_target_or_the_neighbours_answer(
+    unigrams: EditableModel,
+) -> None:
+    # It says "French" again and again.
+    (record,) = evaluate_counterfact(
+        unigrams,
+        [
+            request(
+                target_new="French French",
+                paraphrases=("Ada",),
+                neighborhood=(Neighbor(prompt="Ada", answer="is"), Neighbor(prompt="Ada", answer="French")),
+            )
+        ],
+    ).records
+    assert [one.is_right for one in (*record.rewrite, *record.paraphrases)] == [True, True]
+    assert [one.is_right for one in record.neighborhood] == [False, True]
+
+
 def test_equal_is_not_likelier_in_either_direction(unigrams: EditableModel) -> None:
     equal = request(
         target_new="is is", target_true="is", paraphrases=("Ada",), neighborhood=(Neighbor(prompt="Ada", answer="is"),)

@@ -1,13 +1,32 @@
-"""`collabsecure evaluate`: how well edits took, as CounterFact measures it."""
+"""`collabsecure evaluate`: how well edits took, as CounterFact or zsRE measure it."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from collabsecure.edits import load_requests
+from collabsecure.edits import EditRequest, load_requests
+from collabsecure_cli.case_folder import MARK, CaseFolder, case_names
 from collabsecure_cli.config import emit, operator_options
 from collabsecure_cli.options import ModelChoice, model_options
+from collabsecure_cli.own_folder import own_folder
 from collabsecure_cli.progress import evaluation_bar
+
+if TYPE_CHECKING:
+    from collabsecure.evaluate import Figure
+    from collabsecure.evaluate.cases import MetricSet
+    from collabsecure.layers import EditableModel
+
+Record = TypeVar("Record")
+Tell = Callable[[int, int], None]  # how much is done, and of how much
+
+AT_ONCE = 32  # records; what an interruption costs at most
 
 
 @click.command("evaluate")
@@ -19,31 +38,117 @@ from collabsecure_cli.progress import evaluation_bar
     help="Edits, in any form that collabsecure reads.",
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Evaluate the first records alone.")
+@click.option(
+    "--metrics",
+    "wanted",
+    type=click.Choice(["counterfact", "zsre"]),
+    help="Whose metrics.  [default: CounterFact's; zsRE's if no record has a true target]",
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for a file of each record, in MEMIT's form, and summary.json; interrupted, the same command goes on.",
+)
+@click.option("--force", is_flag=True, help="Use a folder that holds something else.")
 @operator_options
-def evaluate(model: ModelChoice, *, records: Path, limit: int | None) -> None:
-    """Measure efficacy (ES), paraphrase (PS) and neighbourhood score (NS) of a model on records, and their Score.
+def evaluate(
+    model: ModelChoice, *, records: Path, limit: int | None, wanted: str | None, out: Path | None, force: bool
+) -> None:
+    """Measure how well edits took: a model's scores on records, with 95% bootstrap intervals over the records.
+
+    CounterFact's metrics are the efficacy (ES), paraphrase (PS) and neighbourhood score (NS): how often the right one
+    of two targets is likelier. zsRE's are accuracies (EA, PA, NA): how many of the answer's tokens the model says.
+    Score is the harmonic mean of the three.
 
     \b
-    Example:
+    Examples:
       collabsecure evaluate --model edited/ --records edits.json
+      collabsecure evaluate --model edited/ --records zsre_mend_eval.json --out results/
     """  # noqa: D301 - \b is click's mark for lines that stay as they are
-    requests = load_requests(records)[:limit]
+    if force and out is None:
+        raise click.UsageError("--force belongs to --out.")
+    requests = load_requests(records)
+    names = case_names(requests)
     click.echo(f"Loading {model.name}", err=True)
     editable = model.load()
 
-    from collabsecure.evaluate import evaluate_counterfact
+    from collabsecure.evaluate.cases import COUNTERFACT, ZSRE, default_metrics
 
-    with evaluation_bar("evaluate") as tell:
-        scores = evaluate_counterfact(editable, requests, progress=tell)
-    figures = {"ES": scores.es, "PS": scores.ps, "NS": scores.ns, "Score": scores.score}
-    rows = [f"{name:<6}{'–' if value is None else f'{100 * value:.1f}':>6}" for name, value in figures.items()]
-    emit(
-        {"model": model.name, "records": len(requests), **{name.lower(): value for name, value in figures.items()}},
-        "\n".join(
-            [
-                f"{model.name} on {len(requests)} records, in per cent:",
-                *rows,
-                "Next: the same command with the model from before the edit says what the edit has changed.",
-            ]
-        ),
-    )
+    metrics = wanted or default_metrics(requests)
+    folder = None
+    if out is not None:
+        weights = editable.weights_digest()
+        folder = CaseFolder(out, model=model.name, weights=weights, records=records, metrics=metrics)
+        if not force:
+            folder.refuse_another()
+    work = _Work(model=editable, requests=requests[:limit], names=names[:limit], folder=folder)
+    with nullcontext() if out is None else own_folder(out, mark=MARK, found="findings so far", force=force):
+        figures = work.figures(ZSRE) if metrics == ZSRE.name else work.figures(COUNTERFACT)
+        summary = {"model": model.name, "metrics": metrics, "records": len(work.requests), **_as_json(figures)}
+        if folder is not None:
+            folder.finish(summary)
+    title = ZSRE.title if metrics == ZSRE.name else COUNTERFACT.title
+    lines = [
+        f"{model.name} on {len(work.requests)} records, by {title}, in per cent, with 95% bootstrap intervals:",
+        *map(_as_row, figures),
+        *([] if out is None else [f"A file of each record, and summary.json: {out}"]),
+        "Next: the same command with the model from before the edit says what the edit has changed.",
+    ]
+    emit(summary, "\n".join(lines))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """A model, the records that it is asked about, and where what is found is kept."""
+
+    model: EditableModel
+    requests: Sequence[EditRequest]
+    names: Sequence[str]  # of the records' files
+    folder: CaseFolder | None
+
+    def figures(self, metrics: MetricSet[Record]) -> tuple[Figure, ...]:
+        """What all records come to, those that were done before included.
+
+        They are done some at a time, always the same ones together, so that an interrupted run ends with the same
+        figures to the last bit.
+        """
+        if self.folder is not None:
+            self.folder.start()
+        found: list[Record] = []
+        with evaluation_bar("evaluate") as tell:
+            for start in range(0, len(self.requests), AT_ONCE):
+                part = slice(start, start + AT_ONCE)
+                found += self._records(metrics, part, partial(self._tell, tell, start))
+                tell(len(found), len(self.requests))
+        return metrics.gather(tuple(found)).figures()
+
+    def _records(self, metrics: MetricSet[Record], part: slice, progress: Tell) -> tuple[Record, ...]:
+        requests, names = self.requests[part], self.names[part]
+        if self.folder is None:
+            return metrics.find(self.model, requests, progress)
+        records = self.folder.read(metrics, names)
+        if records is None:
+            records = metrics.find(self.model, requests, progress)
+            self.folder.keep(metrics, names, requests, records)
+        return records
+
+    def _tell(self, tell: Tell, start: int, done: int, of: int) -> None:
+        """Tell in records how far the part that begins at `start` is, of which so many continuations are read."""
+        size = min(AT_ONCE, len(self.requests) - start)
+        tell(start + size * done // of, len(self.requests))
+
+
+def _as_json(figures: Sequence[Figure]) -> dict[str, object]:
+    values: dict[str, object] = {figure.name.lower(): figure.value for figure in figures}
+    intervals = {
+        figure.name.lower(): None if figure.interval is None else [figure.interval.low, figure.interval.high]
+        for figure in figures
+    }
+    return {**values, "intervals": intervals}
+
+
+def _as_row(figure: Figure) -> str:
+    if figure.value is None or figure.interval is None:
+        return f"{figure.name:<6}{'–':>6}"
+    low, high = 100 * figure.interval.low, 100 * figure.interval.high
+    return f"{figure.name:<6}{100 * figure.value:>6.1f}   {low:.1f} – {high:.1f}"
