@@ -14,7 +14,8 @@ over the number of edits in a sum, n:
   and of two Gaussians that far apart AUC = Φ(difference/√2). Fitted for n/d_in from 1.3 to 10 and n/d_model to 4;
   tests/attacks/test_leak_meter.py measures them again.
 
-All of these are lower bounds: they are what our attacks do, not what can be done.
+All of these are lower bounds: they are what our attacks do, not what can be done. And parties know no more than how
+many edits there may be: where clients have fewer, or collude and take theirs off, more is given away than that says.
 """
 
 import math
@@ -24,7 +25,7 @@ from statistics import NormalDist
 _MEASURED_WIDTHS = 4  # n / d_model, up to which the curves of Δ alone were fitted
 _HOW_MEASURED = (
     "Lower bounds, measured on a small model's keys and made-up ones (docs/privacy-evaluation.md); others may do more.",
-    "AUC: how often an edit is ranked above a candidate that is none; 0.50 is guessing.",
+    "AUC: how often an edit is ranked above a candidate that is none; 0.50 is guessing. Fewer edits give more away.",
 )
 
 

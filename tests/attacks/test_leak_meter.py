@@ -68,6 +68,14 @@ def test_a_meter_never_rises_with_the_number_of_edits() -> None:
         assert (np.diff(values) <= 0).all()
 
 
+def test_that_it_knows_the_most_edits_and_fewer_give_more_away_is_said() -> None:
+    meter = LeakMeter(total_edits=2000, d_model=D_MODEL, d_in=D_IN)
+    assert "At most 2000 edits" in meter.lines()[0]
+    assert "Fewer edits give more away." in meter.lines()[-1]
+    assert "Fewer edits give more away." in str(meter.to_json()["note"])
+    assert max(map(len, meter.lines())) <= 120
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("ratio", [1.3, 2.0])
 def test_the_small_worlds_keys_give_away_the_lower_of_the_two(ratio: float) -> None:
