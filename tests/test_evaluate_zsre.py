@@ -101,6 +101,16 @@ def test_every_token_counts_as_in_memits_loop_over_single_prompts() -> None:
         assert evaluate_zsre(model, requests, batch_size=batch_size).records == expected
 
 
+def test_a_token_that_is_part_of_a_character_can_be_right(tiny_editable: EditableModel) -> None:
+    # " 東" is a blank and three bytes, each a token; the model says the second byte, whatever stands before it.
+    tokens = tiny_editable.tokenizer(" 東")["input_ids"]
+    model = constant(tiny_editable, " French")
+    model.model.lm_head.weight.data[tokens[2], 0] = 2.0
+    (record,) = evaluate_zsre(model, [EditRequest(prompt="{} is", subject="Ada", target_new="東", case_id=0)]).records
+    assert record.rewrite == (False, False, True, False)
+    assert as_memit_asks(model, "Ada is", "東") == [False] * 4
+
+
 def test_the_score_is_zero_where_one_of_three_is_and_none_where_one_is() -> None:
     right = RecordAccuracies(case_id=0, rewrite=(True,), paraphrases=(False,), neighborhood=(True,))
     assert ZsreScores(records=(right,)).score == 0.0

@@ -39,7 +39,7 @@ class Reading:
     """
 
     losses: tuple[float, ...]  # −log p(token | all before it), in nats
-    likeliest: tuple[bool, ...]  # no other token has a higher logit in this place
+    likeliest: tuple[bool, ...]  # the token is the one that the model would say in this place
 
     @property
     def loss(self) -> float:
