@@ -16,6 +16,7 @@ from collabsecure.attacks.attack import Finding
 from collabsecure.attacks.suite import Experiment, Plan
 from collabsecure.edits import EditRequest, load_requests
 from collabsecure.errors import BadFile
+from collabsecure_cli.attack_target import on_disk, one_for_each_subject
 from collabsecure_cli.moments import SessionMoments
 from collabsecure_cli.progress import say
 from collabsecure_cli.session import load_session
@@ -83,9 +84,7 @@ class SessionTarget:
     def identity(self) -> tuple[str, ...]:
         """What two runs must have in common to be of one target, as far as that is quickly told."""
         digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (self.edited, self.records)]
-        files = sorted(file for file in self.state.rglob("*") if file.is_file())
-        state = [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
-        return (self.session.transcript.hex(), self.model or "", *digests, *state, str(self.seed))
+        return (self.session.transcript.hex(), self.model or "", *digests, *on_disk(self.state), str(self.seed))
 
     def plan(self, views: tuple[str, ...]) -> Plan:
         """One experiment, on those views that are there."""
@@ -115,7 +114,6 @@ class SessionTarget:
     def _laboratory(self, edited: list[EditRequest]) -> Laboratory:
         from collabsecure.attacks.cases.editing import Laboratory
         from collabsecure.templates import ContextTemplates
-        from collabsecure_cli.attack_target import one_for_each_subject
         from collabsecure_cli.contribution import load_model
 
         agreement = Agreement.of(self.session)

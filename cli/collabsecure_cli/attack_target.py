@@ -13,6 +13,7 @@ import click
 
 from collabsecure.edits import EditRequest, load_requests
 from collabsecure.errors import BadFile
+from collabsecure.files import unreadable
 from collabsecure.statistics import SecondMoment, find_second_moments
 from collabsecure_cli.options import ModelChoice
 
@@ -68,7 +69,9 @@ class Target:
         """What two runs must have in common to be of one target."""
         files = [path for path in (self.records, self.hparams) if path is not None]
         digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
-        return (self.model or "", *digests, str(self.second_moment or ""), str(self.seed))
+        folders = [path for path in (Path(self.model or ""), self.second_moment) if path is not None and path != Path()]
+        contents = [as_it_was for path in folders for as_it_was in on_disk(path)]
+        return (self.model or "", *digests, str(self.second_moment or ""), *contents, str(self.seed))
 
     def num_requests(self) -> int:
         """How many subjects may be edited, or be candidates."""
@@ -128,6 +131,19 @@ class Target:
                 expected=f"at least {_REFERENCE_SHARE}: some to edit, some for candidates, some that are public",
             )
         return requests[num_public:][:_MOST_REQUESTS], requests[:num_public]
+
+
+def on_disk(folder: Path) -> list[str]:
+    """What files are in a folder, how large and how old: enough to know that it is as it was. No folder has none.
+
+    Raises:
+        BadFile: it cannot be read, or changes just now.
+    """
+    try:
+        files = sorted(file for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else []
+        return [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
+    except OSError as error:
+        raise unreadable(folder, error) from error
 
 
 def one_for_each_subject(requests: Sequence[EditRequest], *, seed: int) -> list[EditRequest]:

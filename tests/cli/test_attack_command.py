@@ -15,6 +15,7 @@ from collabsecure.attacks.record import finding_to_json
 from collabsecure.attacks.suite import SUITES, Experiment, Plan
 from collabsecure.second_moment import compute_second_moments
 from collabsecure.statistics import second_moment_filename
+from collabsecure_cli.attack_target import Target
 from collabsecure_cli.main import main
 
 FIRST_NAMES = "Ada Bram Mira Danelle Émile Sol Ines Kuno Yara Otto".split()
@@ -89,6 +90,23 @@ def test_another_seed_other_views_and_other_sizes_start_anew(plan, tmp_path, oth
     attack("--out", str(tmp_path / "out"))
     attack("--out", str(tmp_path / "out"), *other)
     assert plan.done == ["experiment 0", "experiment 1", "experiment 2"] * 2
+
+
+def test_another_model_in_the_same_folder_is_another_target(tmp_path):
+    records, model, moments = tmp_path / "records.json", tmp_path / "model", tmp_path / "moments"
+    records.write_text("[]")
+    for folder in (model, moments):
+        folder.mkdir()
+        (folder / "file").write_text("before")
+
+    def identity():
+        return Target.of(str(model), records, records, moments, device=None, seed=0).identity
+
+    assert identity() == identity()
+    for folder in (model, moments):
+        before = identity()
+        (folder / "file").write_text("after")
+        assert identity() != before
 
 
 def test_more_edits_of_each_client_go_on_from_what_there_is(plan, tmp_path):
