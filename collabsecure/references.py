@@ -34,7 +34,8 @@ class References:
         """
         texts: dict[int | str, Sequence[str]] = {}
         for index, record in enumerate(records):
-            case_id = record.get("case_id", index)
+            case_id = record.get("case_id")
+            case_id = index if case_id is None else case_id.strip() if isinstance(case_id, str) else case_id
             rewrite = record.get("requested_rewrite")
             target = rewrite.get("target_new") if isinstance(rewrite, Mapping) else None
             if isinstance(case_id, int | str) and isinstance(rewrite, Mapping) and isinstance(target, Mapping):

@@ -51,7 +51,7 @@ def test_snippets_that_are_none_are_refused(tmp_path: Path) -> None:
 
 def test_records_get_the_snippets_about_their_new_target() -> None:
     texts = {FRENCH: ["a red fox"], DUTCH: ["a hen", "a red cow"]}
-    records = [record("Q7411", case_id=7), record("Q150"), record("Q1", case_id="two"), {"case_id": 3}]
+    records = [record("Q7411", case_id=7), record("Q150", case_id=None), record("Q1", case_id=" two "), {"case_id": 3}]
     references = References.match(records, texts)
     assert references.texts == {7: ["a hen", "a red cow"], 1: ["a red fox"], "two": ()}
     assert references.tfidf == TfIdf.fit(["a red fox", "a hen", "a red cow"])
