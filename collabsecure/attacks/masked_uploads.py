@@ -18,15 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from collabsecure.attacks import seed_search
+from collabsecure.attacks import attribution, membership, seed_search
 from collabsecure.attacks.attack import Attack, Figure, Finding, Score, measure
-from collabsecure.attacks.case import Case
+from collabsecure.attacks.case import Case, Shown
 from collabsecure.attacks.cases import weak_masking
 from collabsecure.attacks.cases.masking import Parties, aggregated, one_upload
 from collabsecure.attacks.distinguishing import Game
 from collabsecure.attacks.knowledge import Setting
 from collabsecure.attacks.uniformity import examine
-from collabsecure.attacks.views import MaskedUpload, PlainUpload, name_of
+from collabsecure.attacks.views import AggregatorState, MaskedUpload, PlainUpload, name_of
 from collabsecure.statistics import Statistics
 from collabsecure_protocols import Session
 from collabsecure_protocols.encryption_parameters import Scheme
@@ -82,9 +82,10 @@ def everything(
     """
     uploads = {shown: aggregated(shown, scheme=scheme).uploads[1] for shown in (case.real, case.null)}
     taken_for_plain = {shown: PlainUpload(layers=upload.layers) for shown, upload in uploads.items()}
+    own = _of_the_first_client(case)
     for attack in attacks:
         if PlainUpload in attack.accepts:
-            finding = measure(attack, name_of(uploads[case.real]), case, taken_for_plain.__getitem__, seed=seed)
+            finding = measure(attack, name_of(uploads[case.real]), own, taken_for_plain.__getitem__, seed=seed)
             yield replace(finding, must=None if finding.score.figures[0].chance is None else False)
 
 
@@ -105,6 +106,7 @@ def controls(case: Case, *, seed: int, effort: Effort | None = None) -> Iterator
         seed=seed,
         must=True,
     )
+    yield from _opened(case, seed=seed)
     for times in GAUSSIAN_MASKS:
 
         def noisy(chosen: Statistics, times: int = times) -> PlainUpload:
@@ -124,6 +126,29 @@ def controls(case: Case, *, seed: int, effort: Effort | None = None) -> Iterator
     name = f"control: a mask from a {effort.seed_bits}-bit seed"
     yield examine(short, {layer: own}, view=name, setting=setting)
     yield _search(short, effort.seed_bits, view=name, setting=setting, must=True)
+
+
+def _of_the_first_client(case: Case) -> Case:
+    """Whose upload is attacked: the others' edits are not in it, and would hide that all of the first's are found."""
+    return replace(case, truth=case.truth.of_client(1))
+
+
+def _opened(case: Case, *, seed: int) -> Iterator[Finding]:
+    """What finds edits in uploads, and whose they are, on uploads without masks."""
+    layer = min(case.setting.layers)
+
+    def every(shown: Shown) -> AggregatorState:
+        parties = Parties.of(shown, num_clients=_NUM_CLIENTS)
+        return AggregatorState(
+            uploads={client: weak_masking.unmasked(parties, own[layer]) for client, own in shown.uploads.items()}
+        )
+
+    def first(shown: Shown) -> PlainUpload:
+        return PlainUpload(layers=every(shown).uploads[1].layers)
+
+    name = "control: no masks"
+    yield measure(membership.ATTACK, name, _of_the_first_client(case), first, seed=seed, must=True)
+    yield measure(attribution.ATTACK, name, case, every, seed=seed, must=True)
 
 
 def controls_of_encryption(case: Case, *, seed: int, scheme: Scheme, effort: Effort | None = None) -> Iterator[Finding]:

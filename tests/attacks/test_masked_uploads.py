@@ -127,6 +127,8 @@ def test_every_control_fires():
     assert [(finding.attack, finding.view.removeprefix("control: ")) for finding in must] == [
         ("uniformity", "no masks"),
         ("distinguishing", "no masks"),
+        ("membership", "no masks"),
+        ("attribution", "no masks"),
         ("distinguishing", "Gaussian masks, 1 × the input"),
         ("distinguishing", "Gaussian masks, 10 × the input"),
         ("distinguishing", "Gaussian masks, 100 × the input"),
