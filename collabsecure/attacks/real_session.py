@@ -7,7 +7,9 @@ people, say, and the others of places, then beyond n = d_in (or d_model, for upd
 the kind.
 
 For what is masked or encrypted, where the least that is found would be a broken promise, the null is that attack on the
-same list and random numbers: what it makes of these is chance, whoever is on the list. Needs torch.
+same list and random numbers: what it makes of these is chance, whoever is on the list. An upload holds one client's
+edits, and the list does not say which they are, so little is found even without a mask; that its numbers look random is
+tested by itself. Needs torch.
 """
 
 import math
@@ -26,6 +28,7 @@ from collabsecure.attacks.behaviour import EditedModel
 from collabsecure.attacks.cases.decoding import Continuations
 from collabsecure.attacks.cases.editing import Laboratory
 from collabsecure.attacks.knowledge import Public, PublicLayer, Setting, Truth
+from collabsecure.attacks.uniformity import examine
 from collabsecure.attacks.views import (
     AggregatorState,
     EncryptedUpload,
@@ -78,6 +81,7 @@ def attack_state(
         nothing, unedited = view, (others, min(num_edited, len(others) // 2))
         if isinstance(view, MaskedUpload | EncryptedUpload):
             nothing, unedited = at_random(view, np.random.default_rng(seed)), (everybody, num_edited)
+            yield examine(view, None, view=name, setting=setting, must=False)
         tries = _tries(view, laboratory, published)
         for (attack, show), (_, show_null) in zip(tries, _tries(nothing, laboratory, published), strict=True):
             start = time.monotonic()

@@ -33,24 +33,26 @@ class Check:
     p: float  # how often uniform numbers look like this, or worse
 
 
-def checks(upload: MaskedUpload | EncryptedUpload, contributed: Layers) -> Iterator[Check]:
-    """All tests of an upload; `contributed` is what was masked."""
+def checks(upload: MaskedUpload | EncryptedUpload, contributed: Layers | None) -> Iterator[Check]:
+    """All tests of an upload; `contributed` is what was masked, where that is known."""
     bits = {tensor.name: tensor.bits for spec in upload.session.sums for tensor in spec.tensors}
     for name, words in upload.words.items():
-        own = contributed[layer_of(name)]
-        values = pack_upper(own.gram) if name == gram_name(layer_of(name)) else own.cross.ravel()
         width = DATA_PRIME.bit_length() if isinstance(upload, EncryptedUpload) else bits[name]
         yield from _of_bytes(name, words, width)
         yield from _of_bits(name, words, width)
         centred = words.astype(np.float64) - 2.0 ** (width - 1)
         yield Check(name=f"{name}: neighbours", p=_correlation(centred[:-1], centred[1:]))
+        if contributed is None:
+            continue
+        own = contributed[layer_of(name)]
+        values = pack_upper(own.gram) if name == gram_name(layer_of(name)) else own.cross.ravel()
         yield Check(name=f"{name}: the input", p=_correlation(centred[: len(values)], values))
         yield Check(name=f"{name}: magnitudes", p=_correlation(np.abs(centred[: len(values)]), np.abs(values)))
 
 
 def examine(
     upload: MaskedUpload | EncryptedUpload,
-    contributed: Layers,
+    contributed: Layers | None,
     *,
     view: str,
     setting: Setting,

@@ -1,6 +1,6 @@
 """Uploads of a real session, whose edits need not be of the same kind as the other candidates.
 
-Synthetic keys, d_in = 256, and the protocol's own masks; five clients with 12 edits each.
+Synthetic keys, d_in = 256, where not said otherwise, and the protocol's own masks; five clients with 12 edits each.
 """
 
 from dataclasses import replace
@@ -11,11 +11,13 @@ from summed_case import summed_case
 
 from collabsecure.attacks.attack import Score
 from collabsecure.attacks.cases.masking import Parties, aggregated
+from collabsecure.attacks.cases.small_world import small_world
 from collabsecure.attacks.cases.weak_masking import unmasked
 from collabsecure.attacks.knowledge import Public
 from collabsecure.attacks.membership import ATTACK
-from collabsecure.attacks.real_session import against, at_random
-from collabsecure.attacks.views import EncryptedUpload, MaskedUpload, PlainUpload
+from collabsecure.attacks.real_session import against, at_random, attack_state
+from collabsecure.attacks.uniformity import examine
+from collabsecure.attacks.views import AggregatorState, EncryptedUpload, MaskedUpload, PlainUpload
 
 
 def scored(upload: MaskedUpload | EncryptedUpload, longer: float) -> Score:
@@ -43,6 +45,32 @@ def test_an_upload_without_a_mask_is_told_from_random_numbers() -> None:
     upload = unmasked(Parties.of(case.real), case.real.uploads[1][0])
     score, _ = against(scored(upload, 1.0), scored(at_random(upload, np.random.default_rng(0)), 1.0))
     assert score.figure("AUC").is_chance is False
+
+
+def test_an_upload_without_a_mask_is_no_random_numbers_whatever_is_in_it() -> None:
+    case = summed_case()
+    bare = unmasked(Parties.of(case.real), case.real.uploads[1][0])
+    for upload, is_random in ((bare, False), (aggregated(case.real).uploads[1], True)):
+        assert isinstance(upload, MaskedUpload)
+        finding = examine(upload, None, view="masked", setting=case.setting, must=False)
+        assert finding.score.figures[0].is_chance is is_random
+
+
+def test_uploads_in_a_state_folder_are_examined_and_say_nothing() -> None:
+    """Three clients with 10 edits each, layer 0: the first 30 of the small world's requests."""
+    whole = small_world(seed=0)
+    laboratory = replace(whole, requests=whole.requests[:120], reference=whole.reference[:40])
+    case = laboratory.case(3, 10, with_values=False)
+    state = AggregatorState(uploads={1: aggregated(case.real).uploads[1]})
+    found = {finding.attack: finding for finding in attack_state(state, laboratory, num_edited=30, seed=0)}
+    assert found.keys() == {"uniformity", "membership"}
+    for finding in found.values():
+        assert finding.must is False
+        assert all(figure.is_chance is not False for figure in finding.score.figures)
+    bare = unmasked(Parties.of(case.real), case.real.uploads[1][0])
+    open_upload = AggregatorState(uploads={1: bare})
+    told = {finding.attack: finding for finding in attack_state(open_upload, laboratory, num_edited=30, seed=0)}
+    assert told["uniformity"].score.figures[0].is_chance is False
 
 
 def test_random_numbers_have_the_form_of_what_was_encrypted() -> None:
