@@ -23,7 +23,7 @@ GuessT = TypeVar("GuessT")
 class Assumption(enum.Enum):
     """What an adversary must have beside its view and the public model."""
 
-    CANDIDATES = "a list of candidates that holds what was edited, among other things"
+    CANDIDATES = "a list of candidates, with all edits on it (a closed world) unless the setting says how many"
     TEMPLATES = "the session's context templates"
     LOWER_LAYERS = "the update of the layers below, which every client gets"
     POPULATION = "keys of public subjects, to know how keys are spread"

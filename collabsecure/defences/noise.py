@@ -16,7 +16,7 @@ from jaxtyping import Float64, Int64
 
 from collabsecure.attacks.knowledge import PublicLayer
 from collabsecure.defences.accounting import auc_bound, rho_of, rho_of_sum
-from collabsecure.defences.defence import Edits, Layer, SecureSum, counted, explained
+from collabsecure.defences.defence import Edits, Layer, SecureSum, counted
 from collabsecure.defences.discrete_gaussian import LARGEST_SIGMA, ByteSource, discrete_gaussian
 from collabsecure.merge import merge_delta
 from collabsecure.statistics import Statistics, cross, gram, pack_upper, unpack_upper
@@ -231,5 +231,5 @@ class KeyNoise:
         return merge_delta(layer.second_moment, total.gram, total.cross)
 
     def suspicion(self, total: Statistics, layer: Layer, public: PublicLayer) -> Float64[np.ndarray, " num_candidates"]:
-        """How much of a candidate's key lies in the span of the sum."""
-        return explained(total, layer, public)
+        """How often a candidate is in the sum, whose noise is about share / √d of a k kᵀ in each direction."""
+        return counted(total, layer, public, noise=self.share * layer.key_bound**2 / math.sqrt(len(layer.scales)))
