@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 from tqdm import tqdm
 
 from collabsecure.attacks.attack import Finding
@@ -75,7 +76,10 @@ class _Views(click.ParamType):  # type: ignore[type-arg]
     show_default=True,
     help="quick: two or three minutes; full: some ten minutes, larger sums and every defence.",
 )
-@click.option("--model", help="Hugging Face directory or name such as gpt2-xl.  [default: the small world's GPT-2]")
+@click.option(
+    "--model",
+    help="Hugging Face directory or name such as gpt2-xl.  [default: the small world's GPT-2; of a session, its own]",
+)
 @click.option("--records", type=_existing_file, help="Edits, in any form that collabsecure reads; needed with --model.")
 @click.option("--hparams", type=_existing_file, help="MEMIT's hyper-parameters as JSON; needed with --model.")
 @click.option(
@@ -96,9 +100,17 @@ class _Views(click.ParamType):  # type: ignore[type-arg]
     "--session-state", type=_existing_folder, help="Attack a real session instead: its aggregator's --state folder."
 )
 @click.option("--session", type=_existing_file, help="That session's file.")
-@click.option("--edited", type=_existing_file, help="What was edited in it; --records are other candidates then.")
+@click.option(
+    "--edited", type=_existing_file, help="What was edited in it, by all clients; --records are other candidates then."
+)
 @click.option("--device", help="cpu, cuda, mps…  [default: a GPU if there is one]")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of who is edited, and of what attacks draw.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of who is edited, and of what attacks draw.",
+)
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), default="out/attack", show_default=True, help="Results."
 )
@@ -129,6 +141,9 @@ def attack(
     nothing to find (the null); on protected uploads there are controls that must be found out. Writes report.html,
     which any browser shows, and report.json. Interrupted, the same command goes on.
 
+    --clients and --edits-per-client say how large the sessions on the model are. Beside them, the suite tries each view
+    on synthetic keys, on the protocol itself and, for sum, under defences, all of sizes of its own.
+
     With --session-state it is a real session: attacks get what lies in its aggregator's folder, which is read and not
     changed.
 
@@ -154,6 +169,7 @@ def attack(
     """  # noqa: D301 - \b is click's mark for lines that stay as they are
     target: Target | SessionTarget
     if session_state is not None:
+        _refuse_what_a_session_has(clients=clients, edits_per_client=edits_per_client, hparams=hparams)
         target = SessionTarget.of(
             session_state,
             session=session,
@@ -194,6 +210,21 @@ def attack(
         raise click.ClickException("what should give nothing away did; the report says what")
 
 
+def _refuse_what_a_session_has(**values: object) -> None:
+    """A session is what it was: what would not be looked at is not taken.
+
+    Raises:
+        click.UsageError: something was asked for that says what sessions to make.
+    """
+    given = [name for name, value in values.items() if value is not None]
+    source = click.get_current_context().get_parameter_source("suite")
+    if source not in (ParameterSource.DEFAULT, None):
+        given.append("suite")
+    if given:
+        options = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise click.UsageError(f"A session has its own sizes and hyper-parameters: leave out {options}.")
+
+
 def _plan(
     target: Target,
     suite: Suite,
@@ -230,7 +261,8 @@ def _run(todo: Plan, state: AttackState) -> tuple[tuple[Finding, ...], float]:
     for reason in todo.left_out:
         say(f"Left out: {reason}")
     total = sum(experiment.seconds for experiment in left)
-    say(f"{len(left)} experiments of {len(todo.experiments)} to do, about {in_words(total)} on two cores")
+    experiments = "experiment" if len(left) == 1 else "experiments"
+    say(f"{len(left)} {experiments} of {len(todo.experiments)} to do, about {in_words(total)} on two cores")
     form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"
     with tqdm(total=total, bar_format=form, dynamic_ncols=True) as bar:
         for experiment in left:
@@ -265,6 +297,8 @@ def _command_line() -> str:
     for parameter in context.command.params:
         value = context.params.get(parameter.name or "")
         if value is None or value is False or parameter.name in ("out", "force", "device"):
+            continue
+        if parameter.name == "suite" and context.params.get("session_state") is not None:
             continue
         words += [parameter.opts[0], ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
     return shlex.join(words)

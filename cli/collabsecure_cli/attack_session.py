@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 _LEAST_OTHERS = 30  # candidates that were not edited; with fewer no figure means anything
 _SECONDS = 60.0
+_NOT_OF_A_SESSION = (
+    "whose edits are whose, what each was edited to, other sizes, controls and defences: "
+    "without --session-state these are tried, on sessions made for it"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +94,7 @@ class SessionTarget:
         """One experiment, on those views that are there."""
         return Plan(
             experiments=(Experiment(name=f"what is in {self.state}", seconds=_SECONDS, run=partial(self._run, views)),),
-            left_out=("comparing with sessions of known sizes: leave out --session-state for that",),
+            left_out=(_NOT_OF_A_SESSION,),
         )
 
     def _run(self, views: tuple[str, ...]) -> Iterator[Finding]:
@@ -100,7 +104,13 @@ class SessionTarget:
         state = read_state(self.session, self.state)
         found = [name for name, _ in state.parts()]
         counted = [f"{found.count(name)} × {name}" for name in dict.fromkeys(found)]
-        say(f"Found {', '.join(counted) or 'nothing to attack'}")
+        if not set(found) & set(views):
+            raise BadFile(
+                self.state,
+                found=f"{' and '.join(counted) or 'no sum, no update and no upload'} to attack",
+                expected=f"something for --views {','.join(views)}",
+            )
+        say(f"Found {', '.join(counted)}")
         edited = load_requests(self.edited)
         findings = attack_state(
             state,

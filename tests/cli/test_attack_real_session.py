@@ -23,11 +23,14 @@ def test_the_sum_and_the_updates_of_a_session_tell_what_was_edited(parties, tmp_
         state = run.folder / "merged.state"
         edited = [record for name in run.names for record in json.loads(parties.edits(name).read_text())]
         (tmp_path / "edited.json").write_text(json.dumps(edited))
-        result = attack(
+        asked = (
             *("--session-state", state, "--session", parties.session("five"), "--edited", tmp_path / "edited.json"),
-            *("--records", load_world().records, "--second-moment", parties.folder / "stats"),
-            *("--device", "cpu", "--out", tmp_path / "out"),
+            *("--records", load_world().records, "--second-moment", parties.folder / "stats", "--device", "cpu"),
         )
+        result = attack(*asked, "--out", tmp_path / "out")
+        nothing = attack(*asked, "--views", "plain,masked", "--out", tmp_path / "nothing")
+    assert nothing.exit_code == 1  # a run that tries nothing must not pass
+    assert "found 1 × sum and 1 × delta to attack; expected something for --views plain,masked" in nothing.stderr
     assert result.exit_code == 0, result.output
     data = json.loads((tmp_path / "out" / "report.json").read_text())
     found = {(each["attack"], each["view"]): each for each in data["findings"]}
@@ -50,6 +53,8 @@ def test_the_sum_and_the_updates_of_a_session_tell_what_was_edited(parties, tmp_
     [
         (("--session-state", "."), "also give --session, --edited, --records and --second-moment"),
         (("--session", "pyproject.toml"), "--session and --edited belong to --session-state"),
+        (("--session-state", ".", "--clients", "3", "--suite", "quick"), "leave out --clients, --suite."),
+        (("--session-state", ".", "--hparams", "pyproject.toml"), "leave out --hparams."),
     ],
 )
 def test_a_session_needs_all_that_belongs_to_it(arguments, said, tmp_path, monkeypatch):
