@@ -26,6 +26,7 @@ class Claim:
     holds: bool | None  # None: nothing in this run decides it
     says: str  # why, with numbers
     comforts: bool | None = None  # whether it would be good news for those who edit; None: neither
+    tried: bool = True  # whether there is anything in this run about it
 
     @property
     def is_good_news(self) -> bool | None:
@@ -155,6 +156,17 @@ def hides_who(findings: Sequence[Finding]) -> Claim:
     return Claim(claim=claim, holds=len(hidden) == len(tested), says=says, comforts=True)
 
 
+def _topics_tell(findings: Sequence[Finding]) -> Claim:
+    claim = "Who knows who edits what kind of facts learns from a sum whose edits are whose."
+    found = [
+        each for each in _with(findings, "attribution by topic", "attributed", view="sum") if learns(each) is not None
+    ]
+    if not found:
+        return _untested(claim, comforts=False)
+    says = "; ".join(f"{told(each.score.figure('attributed'))}, {each.setting.note}" for each in found)
+    return Claim(claim=claim, holds=any(learns(each) for each in found), says=f"{says}.", comforts=False)
+
+
 def _edits_are_apart(findings: Sequence[Finding]) -> Claim:
     claim = "A secure sum does not say which edits came from one client."
     found = _with(findings, "grouping", "AUC", view="sum")
@@ -171,9 +183,10 @@ def _edits_are_apart(findings: Sequence[Finding]) -> Claim:
 def shows_what(findings: Sequence[Finding]) -> Claim:
     """Membership in a sum."""
     claim = "A sum tells which candidates were edited."
-    found = [each for each in _with(findings, "membership", "AUC", view="sum") if learns(each) is not None]
+    tried = _with(findings, "membership", "AUC", view="sum")
+    found = [each for each in tried if learns(each) is not None]
     if not found:
-        return _untested(claim, comforts=False)
+        return _too_few(claim, tried, "AUC", comforts=False)
     leaking = [each for each in found if learns(each)]
     values = [_value(each, "AUC") for each in found]
     nulls = [_value_of_null(each, "AUC") for each in found if each.null is not None]
@@ -191,6 +204,7 @@ def claims(findings: Sequence[Finding]) -> tuple[Claim, ...]:
         _is_ambiguous(findings),
         _is_safe(findings),
         hides_who(findings),
+        _topics_tell(findings),
         _edits_are_apart(findings),
         shows_what(findings),
         _crowds_hide(findings),
@@ -295,7 +309,7 @@ def _published_tells(findings: Sequence[Finding]) -> Claim:
     tried = _with(findings, "published delta", "AUC", view="delta")
     found = [each for each in tried if learns(each) is not None]
     if not found:
-        return _untested(claim, comforts=False)
+        return _too_few(claim, tried, "AUC", comforts=False)
     leaking = [each for each in found if learns(each)]
 
     def size(finding: Finding) -> float:
@@ -322,7 +336,18 @@ def _with(findings: Sequence[Finding], attack: str, figure: str, *, view: str | 
 
 
 def _untested(claim: str, *, comforts: bool | None = None) -> Claim:
-    return Claim(claim=claim, holds=None, says="not tested in this run.", comforts=comforts)
+    return Claim(claim=claim, holds=None, says="not tested in this run.", comforts=comforts, tried=False)
+
+
+def _too_few(claim: str, found: Sequence[Finding], name: str, *, comforts: bool) -> Claim:
+    """A claim about which there are only figures that nothing can be told from, if any."""
+    if not found:
+        return _untested(claim, comforts=comforts)
+    says = (
+        f"tried, and {name} {_range_of(found, name)} came of it; but by our measure, four standard errors, no {name} "
+        "of so few edits is told from luck. That is no sign of safety."
+    )
+    return Claim(claim=claim, holds=None, says=says, comforts=comforts)
 
 
 def _unless(claim: str, *, refuted: bool, says: str) -> Claim:

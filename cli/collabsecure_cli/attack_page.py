@@ -21,9 +21,9 @@ from collabsecure_cli.durations import in_words
 
 _TEMPLATE: Final = (files("collabsecure_cli") / "attack_page.html").read_text(encoding="utf-8")
 _VERDICTS = {
-    True: ("Proven by this run", "calm"),
+    True: ("Holds in this run", "calm"),
     False: ("Refuted by this run", "bad"),
-    None: ("Not tested by this run", "wait"),
+    None: ("Not decided by this run", "wait"),
 }
 _HELD = {True: "holds", False: "does not hold", None: "not decided"}
 _NEWS = {True: "good", False: "bad", None: "calm"}
@@ -62,7 +62,7 @@ def page(report: AttackReport) -> str:
         "verdict": verdict,
         "sentence": escape(report.sentence.claim),
         "because": "".join(f"<p>{_because(part)}</p>" for part in report.because),
-        "claims": "\n".join(map(_claim, report.claims)),
+        "claims": _claims(report.claims),
         "figures": _figures(report.findings),
         "views": _views(report.findings),
         "left_out": _left_out(report.left_out),
@@ -83,9 +83,12 @@ def _about(report: AttackReport) -> str:
     attacks = len({finding.attack for finding in report.findings})
     settings = len(report.findings)
     tried = "A real session" if report.suite == "session" else f"Suite “{report.suite}”"
+    seen = {finding.view for finding in report.findings}
+    on = ", ".join(view for view in report.views if view in seen)
+    nothing = ", ".join(view for view in report.views if view not in seen)
     return (
-        f"{tried}: {attacks} attacks, {settings} findings on views {', '.join(report.views)}; "
-        f"{in_words(report.seconds)} of work."
+        f"{tried}: {attacks} attacks, {settings} findings on {on or 'no view'}"
+        f"{f' (nothing on {nothing})' if nothing else ''}; {in_words(report.seconds)} of work."
     )
 
 
@@ -98,6 +101,16 @@ def _alarm(head: str, reasons: Sequence[str]) -> str:
 
 def _because(claim: Claim) -> str:
     return f"<b>{escape(claim.claim)}</b> {_held(claim)} {_sentence(claim.says)}"
+
+
+def _claims(claims: Sequence[Claim]) -> str:
+    """One by one those that something in the run is about; the others together, for they say nothing."""
+    parts = [_claim(claim) for claim in claims if claim.tried]
+    untried = [f"<p>{escape(claim.claim)}</p>" for claim in claims if not claim.tried]
+    if untried:
+        chip = '<span class="chip" data-tone="wait">not tested</span>'
+        parts.append(f"<li>{chip}<div><b>Nothing in this run is about</b>{''.join(untried)}</div></li>")
+    return "\n".join(parts)
 
 
 def _claim(claim: Claim) -> str:
@@ -242,7 +255,7 @@ def _reading(finding: Finding) -> tuple[str, str]:
     if found is None:
         has_chance = any(figure.is_chance is not None for figure in finding.score.figures)
         return ("too few to tell" if has_chance else "measured", "calm")
-    return ("leak", "bad") if found else ("chance", "good")
+    return ("leak", "bad") if found else ("may be chance", "calm")
 
 
 def _told(figures: Iterable[Figure], *, strong: bool = False) -> str:

@@ -79,12 +79,10 @@ class AttackReport:
         """The verdict for a terminal."""
         lines = [*_alarms(self.failures, self.broken), f"{_MARKS[self.sentence.holds]} {self.sentence.claim}"]
         lines += [f"  {self.sentence.says}", ""]
-        tested = [claim for claim in self.claims if claim.holds is not None]
-        lines += [f"{_MARKS[claim.holds]} {claim.claim}\n  {claim.says}" for claim in tested]
-        if len(tested) < len(self.claims):
-            lines.append(
-                f"Claims that this run does not decide: {len(self.claims) - len(tested)}; the report lists them."
-            )
+        tried = [claim for claim in self.claims if claim.tried]
+        lines += [f"{_MARKS[claim.holds]} {claim.claim}\n  {claim.says}" for claim in tried]
+        if len(tried) < len(self.claims):
+            lines.append(f"Claims that this run does not test: {len(self.claims) - len(tried)}; the report lists them.")
         return "\n".join(lines)
 
 

@@ -64,7 +64,7 @@ def test_it_says_how_long_it_takes_writes_both_reports_and_ends_with_the_verdict
     assert data["command"].startswith(
         "collabsecure attack --suite quick --views plain,masked,ckks-aggregator,sum,delta"
     )
-    assert "Proven by this run" in (tmp_path / "out" / "report.html").read_text()
+    assert "Holds in this run" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_interrupted_it_goes_on_with_what_is_left(plan, tmp_path):
@@ -166,6 +166,7 @@ def test_what_is_asked_for_reaches_the_plan(plan, tmp_path):
         (("--edits-per-client", "5,²"), "expected numbers such as 1,2,5"),
         (("--model", "gpt2"), "With --model, also give --records, --hparams and --second-moment."),
         (("--suite", "huge"), "'quick', 'full'"),
+        (("--seed", "-1"), "'--seed': -1 is not in the range x>=0"),
     ],
 )
 def test_what_cannot_be_meant_is_a_usage_error(arguments, said):

@@ -55,7 +55,7 @@ def attributed(value):
 def test_the_sentence_is_proven_where_nobody_is_found_and_everything_edited_is():
     assert report().sentence.holds is True
     assert report().failures == ()
-    assert "Proven by this run" in page(report())
+    assert "Holds in this run" in page(report())
     who, what = report().because
     assert "0.210 (chance 0.2 ± 0.16)" in who.says
     assert "AUC" in what.says
@@ -75,8 +75,42 @@ def test_what_was_not_tried_is_not_taken_to_hold():
     nothing = report([])
     assert nothing.sentence.holds is None
     assert {claim.holds for claim in nothing.claims} == {None}
-    assert "Not tested by this run" in page(nothing)
+    assert "Not decided by this run" in page(nothing)
     assert report([attributed(0.2)]).sentence.holds is None
+
+
+def test_of_what_was_tried_on_too_few_edits_it_is_told_what_came_of_it():
+    """A real session of four edits: all are found, and yet "not tested" would be what stands there."""
+    few = setting(1, 4)
+    found = report(
+        [told_apart("membership", "sum", few, shift=12), told_apart("published delta", "delta", few, shift=12)]
+    )
+    for claim in (held(found, "A sum tells"), held(found, "The published model")):
+        assert claim.holds is None
+        assert "AUC 1.000 came of it" in claim.says
+        assert claim.says.endswith("That is no sign of safety.")
+        assert claim.says in found.to_text()
+    assert "Claims that this run does not test: 9" in found.to_text()
+
+
+def test_claims_that_nothing_is_about_are_told_together():
+    tags = Tags(page(report([told_apart("membership", "sum", setting(5, 20), shift=12)])))
+    assert tags.text.count("Nothing in this run is about") == 1
+    assert tags.text.count("not tested") == 1
+    assert "(nothing on plain, masked, ckks-aggregator, delta)" in " ".join(tags.text)
+
+
+def test_that_topics_tell_whose_edits_are_whose_is_said_beside_that_sums_do_not():
+    def by_topic(value):
+        figure = Figure(name="attributed", value=value, error=0.06, chance=0.25)
+        of = setting(4, 12, note="each topic is edited by 1 of the clients")
+        return Finding(attack="attribution by topic", view="sum", setting=of, score=Score(figures=(figure,)))
+
+    claim = held(report([attributed(0.2), by_topic(1.0)]), "what kind of facts")
+    assert claim.holds is True
+    assert claim.is_good_news is False
+    assert "attributed 1.000 (chance 0.25 ± 0.24), each topic is edited by 1 of the clients" in claim.says
+    assert held(report([by_topic(0.3)]), "what kind of facts").holds is False
 
 
 def test_a_control_that_stays_silent_makes_a_run_prove_nothing():
@@ -85,7 +119,7 @@ def test_a_control_that_stays_silent_makes_a_run_prove_nothing():
     assert "a control did not fire" in reason
     text = page(silent)
     assert "This run proves nothing." in text
-    assert "Proven by this run" not in text
+    assert "Holds in this run" not in text
     assert silent.to_text().startswith("This run proves nothing:")
 
 
