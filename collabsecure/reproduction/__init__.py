@@ -1,4 +1,5 @@
 """Reproducing the CollabEdit paper (arXiv 2410.09508): what its Table 1 and Figures 1 and 3 show, as types and files.
 
 results    rows, tables, lines and plots, and their JSON
+    tables     Table 1 for terminals, Markdown and LaTeX
 """
