@@ -1,0 +1,280 @@
+"""The paper's methods and experiments: what each is on a tiny model, what the paper says on the small world."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from collabsecure.edits import EditRequest, Neighbor
+from collabsecure.errors import TooFewRequests
+from collabsecure.evaluate.intervals import Interval
+from collabsecure.evaluate.scores import Figure
+from collabsecure.keys import local_statistics
+from collabsecure.merge import merge_delta
+from collabsecure.reproduction.experiments import (
+    best_of,
+    deal,
+    measure,
+    plot_residuals,
+    plot_scores,
+    predicted_over_repeats,
+    residuals_over_repeats,
+    score,
+)
+from collabsecure.reproduction.methods import (
+    BEFORE,
+    GLOBAL_EDIT,
+    LAYER_SYNCHRONOUS,
+    METHODS,
+    ONE_SHOT,
+    SIMPLE_AVERAGE,
+    SWEEPS,
+    TASK_ARITHMETIC,
+    TASK_ARITHMETIC_SWEEP,
+    TIES_OF_COLLABEDIT,
+    TIES_SWEEP,
+    Cohort,
+    edit_alone,
+    ties_by_layer,
+)
+from collabsecure.reproduction.results import Row, Setting
+from collabsecure.simulation import relative_distance
+from collabsecure.templates import ContextTemplates
+
+NAMES = ("Ada Quill", "Bram Stone", "Mira Voss", "Émile Zürn", "Danelle Derrivaux", "Norland")
+TEMPLATES = ContextTemplates(groups=(("{}",), ("The best of it. {}",)))
+
+
+def request(number, name):
+    return EditRequest(
+        prompt="{} plays the",
+        subject=name,
+        target_new="violin",
+        target_true="piano",
+        paraphrases=(f"Listen, {name} plays the",),
+        neighborhood=(Neighbor(prompt="Ada Quill plays the", answer="piano"),),
+        case_id=number,
+    )
+
+
+REQUESTS = [request(number, name) for number, name in enumerate(NAMES)]
+
+
+@pytest.fixture
+def cohort_of(tiny_editable):
+    """Three clients, on layers of one's choice."""
+    tiny_editable.model.double()
+    rng = np.random.default_rng(3)
+    values = rng.normal(scale=0.3, size=(len(REQUESTS), tiny_editable.d_model))
+    width = tiny_editable.d_in(0)
+    keys = rng.normal(size=(width, 2000))
+
+    def make(layers=(0, 1), templates=TEMPLATES, weight=10.0):
+        return Cohort(
+            model=tiny_editable,
+            clients=deal(REQUESTS, values, num_clients=3, edits_per_client=2),
+            templates=templates,
+            second_moments=dict.fromkeys(layers, weight * keys @ keys.T / 2000),
+        )
+
+    return make
+
+
+@pytest.fixture
+def cohort(cohort_of):
+    return cohort_of()
+
+
+def row(method="M", score=None, *, edits=1, settings=()):
+    figure = Figure(name="Score", value=score, interval=None if score is None else Interval(low=0.0, high=1.0))
+    return Row(method=method, settings=settings, clients=3, edits=edits, figures=(figure,))
+
+
+def test_each_client_edits_alone_on_top_of_its_own_edits_below(cohort):
+    updates = edit_alone(cohort)
+    assert len(updates) == 3
+    client, model, own = cohort.clients[2], cohort.model, {}
+    for layer in (0, 1):
+        with model.apply(own):
+            mine = local_statistics(model, client.requests, client.values, TEMPLATES, layer, (0, 1))
+        own[layer] = merge_delta(cohort.second_moments[layer], mine.gram, mine.cross)
+    for layer in (0, 1):
+        np.testing.assert_allclose(updates[1][layer], own[layer], rtol=1e-9, atol=1e-12)
+
+
+def test_collabedit_is_global_edit_to_the_last_record_and_only_layer_by_layer(cohort):
+    deltas = {method: method.edit(cohort, None) for method in (GLOBAL_EDIT, LAYER_SYNCHRONOUS, ONE_SHOT)}
+    reference = deltas[GLOBAL_EDIT]
+    assert all(relative_distance(deltas[LAYER_SYNCHRONOUS][layer], reference[layer]) < 1e-10 for layer in (0, 1))
+    assert relative_distance(deltas[ONE_SHOT][0], reference[0]) < 1e-10
+    assert relative_distance(deltas[ONE_SHOT][1], reference[1]) > 1e-3
+    found, expected = (
+        score(cohort.model, deltas[method], REQUESTS, metrics="zsre") for method in (LAYER_SYNCHRONOUS, GLOBAL_EDIT)
+    )
+    assert found.records == expected.records
+
+
+def test_task_arithmetic_adds_and_simple_average_divides(cohort):
+    updates = edit_alone(cohort)
+    total = {layer: updates[0][layer] + updates[1][layer] + updates[2][layer] for layer in (0, 1)}
+    for method, scale in ((SIMPLE_AVERAGE, 1 / 3), (TASK_ARITHMETIC[0], 1.0), (TASK_ARITHMETIC[1], 0.4)):
+        merged = method.merge(updates)
+        for layer in (0, 1):
+            np.testing.assert_allclose(merged[layer], scale * total[layer], rtol=1e-12, atol=1e-15)
+
+
+def test_ties_of_collabedit_trims_each_layer_by_itself():
+    # Over both layers together the large one would keep everything: k = 50% of 4 entries are its 2.
+    updates = [{0: np.array([[2.0, 1.0]]), 1: np.array([[40.0, 30.0]])}]
+    merged = ties_by_layer(updates, keep=0.5, scale=0.4)
+    np.testing.assert_allclose(merged[0], [[0.8, 0.0]])
+    np.testing.assert_allclose(merged[1], [[16.0, 0.0]])
+    assert [str(setting) for setting in TIES_OF_COLLABEDIT.settings] == ["k = 0.2", "λ = 0.4"]
+
+
+def test_every_method_has_a_row_of_its_own_and_leaves_the_model_as_it_was(cohort):
+    weights = cohort.model.weights_digest()
+    rows = dict(measure(cohort, METHODS, metrics="counterfact"))
+    assert cohort.model.weights_digest() == weights
+    assert list(rows) == list(METHODS)
+    assert len({row.name for row in rows.values()}) == len(METHODS)
+    assert all([figure.name for figure in row.figures] == ["ES", "PS", "NS", "Score"] for row in rows.values())
+    assert (rows[BEFORE].clients, rows[BEFORE].edits, rows[BEFORE].is_reference) == (0, 0, True)
+    assert (rows[ONE_SHOT].clients, rows[ONE_SHOT].edits, rows[ONE_SHOT].is_reference) == (3, 2, False)
+    assert rows[LAYER_SYNCHRONOUS].figures == rows[GLOBAL_EDIT].figures
+
+
+def test_rows_that_are_known_are_not_measured_again(cohort):
+    expected = row(score=0.5)
+    told = []
+    found = list(measure(cohort, METHODS, metrics="counterfact", known=lambda _: expected, editing=told.append))
+    assert found == [(method, expected) for method in METHODS]
+    assert told == []
+
+
+def test_own_updates_are_made_once_for_all_methods_that_merge_them(cohort):
+    told = []
+    list(measure(cohort, (SIMPLE_AVERAGE, *TASK_ARITHMETIC), metrics="zsre", editing=told.append))
+    assert len(told) == 3 * 2  # clients × layers
+
+
+def test_any_number_of_clients(tiny_editable, cohort):
+    values = np.ones((6, tiny_editable.d_model))
+    assert [len(client.requests) for client in deal(REQUESTS, values, num_clients=1, edits_per_client=6).values()] == [
+        6
+    ]
+    dealt = deal(REQUESTS, np.arange(6.0)[:, None], num_clients=2, edits_per_client=2)
+    assert [request.case_id for request in dealt[2].requests] == [2, 3]
+    np.testing.assert_array_equal(dealt[2].values, [[2.0], [3.0]])
+    with pytest.raises(TooFewRequests):
+        deal(REQUESTS, values, num_clients=3, edits_per_client=3)
+
+
+def test_the_best_of_a_sweep_says_of_how_many_it_is():
+    swept = [row(score=value, settings=(Setting(name="λ", value=scale),)) for scale, value in ((1.0, 0.2), (2.0, 0.7))]
+    best = best_of([*swept, row(score=None)])
+    assert best.name == "M (λ = 2, best of 3)"
+    assert best.figures == swept[1].figures
+    with pytest.raises(ValueError, match="found no row"):
+        best_of([])
+
+
+def test_sweeps_hold_the_settings_of_the_table_and_none_twice():
+    assert {method.settings for method in TASK_ARITHMETIC} <= {method.settings for method in TASK_ARITHMETIC_SWEEP}
+    assert METHODS[-2].settings in {method.settings for method in TIES_SWEEP}
+    for sweep in SWEEPS:
+        assert len({method.settings for method in sweep}) == len(sweep)
+
+
+def test_figure_1_has_a_line_for_each_method_in_the_order_of_edits():
+    plot = plot_scores(
+        [row("A", 0.5, edits=20), row("B", 0.25, edits=10), row("A", 0.75, edits=10), row("A", None, edits=30)],
+        title="Figure 1",
+    )
+    assert [(line.label, line.x, line.y) for line in plot.series] == [
+        ("A", (10.0, 20.0), (0.75, 0.5)),
+        ("B", (10.0,), (0.25,)),
+    ]
+
+
+def test_what_is_measured_over_repeats_is_the_papers_recursion_where_one_layer_is_edited(cohort_of):
+    # And one context: with more, keys are means over them, but the residual is of the clean prompt alone.
+    cohort = cohort_of(layers=(1,), templates=ContextTemplates(groups=(("{}",),)))
+    measured = residuals_over_repeats(cohort, repeats=3)
+    predicted = predicted_over_repeats(cohort, repeats=3)
+    np.testing.assert_allclose(measured[1], predicted[1], rtol=1e-9)
+    assert (np.diff(measured[1]) < 0).all()
+
+
+def test_figure_3_shows_what_was_measured_beside_what_was_predicted(cohort):
+    told = []
+    measured = residuals_over_repeats(cohort, repeats=2, progress=told.append)
+    plot = plot_residuals(measured, predicted_over_repeats(cohort, repeats=2), title="Figure 3")
+    assert [line.label for line in plot.series] == [
+        "layer 0, measured",
+        "layer 1, measured",
+        "layer 0, by the recursion, edited alone",
+        "layer 1, by the recursion, edited alone",
+    ]
+    assert all(line.x == (0.0, 1.0, 2.0) for line in plot.series)
+    assert plot.series[0].y[0] == pytest.approx(plot.series[2].y[0], rel=1e-12)  # before any edit they are the same
+    assert told == [1, 1, 1]
+
+
+@pytest.fixture(scope="module")
+def small_world(tmp_path_factory):
+    """10 clients with 15 edits each, for which λ = 600 is the paper's ratio: 4 times the edits. And with 30."""
+    import torch
+
+    from collabsecure.attacks.cases.small_world import small_world
+    from collabsecure.values import optimise_values
+
+    torch.set_num_threads(1)
+    laboratory = small_world()
+    assert laboratory.hyperparameters.second_moment_weight == 4 * 10 * 15
+    requests = laboratory.requests[:300]
+    values = optimise_values(laboratory.model, requests, laboratory.templates, laboratory.hyperparameters)
+    return {
+        edits: Cohort(
+            model=laboratory.model,
+            clients=deal(requests, values, num_clients=10, edits_per_client=edits),
+            templates=laboratory.templates,
+            second_moments=laboratory.second_moments,
+        )
+        for edits in (15, 30)
+    }
+
+
+@pytest.mark.slow
+def test_on_the_small_world_collabedit_is_global_edit_to_the_last_record(small_world):
+    cohort = small_world[15]
+    requests = [request for client in cohort.clients.values() for request in client.requests]
+    found, expected = (
+        score(cohort.model, method.edit(cohort, None), requests, metrics="counterfact")
+        for method in (LAYER_SYNCHRONOUS, GLOBAL_EDIT)
+    )
+    assert len(found.records) == 150
+    for one, other in zip(found.records, expected.records, strict=True):
+        assert (one.es, one.ps, one.ns) == (other.es, other.ps, other.ns)
+
+
+@pytest.mark.slow
+def test_on_the_small_world_the_methods_stand_as_in_the_paper(small_world):
+    wanted = (GLOBAL_EDIT, LAYER_SYNCHRONOUS, *METHODS[4:])
+    scores = {
+        edits: {row.name: row.figure("Score").value for _, row in measure(cohort, wanted, metrics="counterfact")}
+        for edits, cohort in small_world.items()
+    }
+    behind = {edits: found["GLOBAL-EDIT"] - found["TASK-ARITHMETIC (λ = 1)"] for edits, found in scores.items()}
+    assert 0 < behind[15] < behind[30] - 0.05  # Task-Arithmetic falls behind as edits grow
+    for found in scores.values():
+        assert found["COLLABEDIT (layer-synchronous)"] == found["GLOBAL-EDIT"] > 0.85
+        assert found["SIMPLE-AVERAGE"] < 0.05
+        assert found["TIES-MERGING (k = 0.2, λ = 1)"] < 0.25
+        assert found["TIES-MERGING (k = 0.2, λ = 0.4, each layer trimmed by itself)"] < 0.05
+
+
+@pytest.mark.slow
+def test_on_the_small_world_the_residual_falls_each_time(small_world):
+    for norms in residuals_over_repeats(small_world[15], repeats=5).values():
+        assert all(later < earlier for earlier, later in itertools.pairwise(norms))
