@@ -161,7 +161,7 @@ def attack(
       collabsecure attack --suite full --out report/
       collabsecure attack --views sum,delta --clients 2,5 --edits-per-client 5,20
       collabsecure attack --model gpt2-xl --records multi_counterfact.json --hparams gpt2-xl.json --second-moment stats/
-      collabsecure attack --session-state state/ --session session.json --edited mine.json --records others.json \\
+      collabsecure attack --session-state state/ --session session.json --edited all.json --records others.json \\
         --second-moment stats/
 
     Ends with exit code 1 if a control did not fire (the run then proves nothing), or if something that is protected

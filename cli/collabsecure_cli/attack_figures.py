@@ -113,7 +113,10 @@ def _by_size(
     per: Callable[[Finding], int],
     weaker: tuple[str, str],
 ) -> Plot | None:
-    """AUC against size; of the kind of case with most sizes, a weaker attack's AUC as well (figure's name, label)."""
+    """AUC against size, where there are two at least.
+
+    Of the kind of case with most sizes, a weaker attack's AUC as well (figure's name, label).
+    """
     undefended = [each for each in findings if each.must is None and not is_defended(each)]
     usable = [each for each in undefended if _figure(each.score, "AUC") is not None]
 
@@ -122,8 +125,8 @@ def _by_size(
 
     usable.sort(key=lambda each: (kind(each), _edits(each)))
     groups = [list(group) for _, group in groupby(usable, kind)][: _MOST_LINES - 1]
-    if not groups:
-        return None
+    if len({_edits(each) / per(each) for group in groups for each in group}) < 2:
+        return None  # one size says nothing about sizes
 
     def drawn(group: Sequence[Finding], figure: str, label: str, tone: int) -> Series:
         return Series(

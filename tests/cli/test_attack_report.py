@@ -173,6 +173,14 @@ def test_sums_of_more_edits_than_a_key_is_long_are_told_of_by_themselves():
     assert "n = 3.3 d" in claim.says
 
 
+def test_one_size_is_no_plot_of_sizes():
+    """A real session's: alone in a field that is all chance, it looks as if nothing was found."""
+    tried = (("membership", "sum"), ("published delta", "delta"))
+    few = [told_apart(attack, view, setting(1, 4), shift=12) for attack, view in tried]
+    assert not {"size", "delta"} & {plot.slug for plot in plots(few)}
+    assert {"size", "delta"} <= {plot.slug for plot in plots(findings())}
+
+
 def test_the_page_needs_nothing_from_outside_and_runs_nothing():
     html = page(report())
     tags = Tags(html)
