@@ -85,9 +85,11 @@ def _about(report: AttackReport) -> str:
     tried = "A real session" if report.suite == "session" else f"Suite “{report.suite}”"
     seen = {finding.view for finding in report.findings}
     on = ", ".join(view for view in report.views if view in seen)
+    drawn = sum(finding.setting.keys == "synthetic" for finding in report.findings)
     nothing = ", ".join(view for view in report.views if view not in seen)
     return (
         f"{tried}: {attacks} attacks, {settings} findings on {on or 'no view'}"
+        f"{f', {drawn} of them with synthetic keys, not the model’s' if drawn else ''}"
         f"{f' (nothing on {nothing})' if nothing else ''}; {in_words(report.seconds)} of work."
     )
 

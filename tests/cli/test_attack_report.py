@@ -181,6 +181,13 @@ def test_one_size_is_no_plot_of_sizes():
     assert {"size", "delta"} <= {plot.slug for plot in plots(findings())}
 
 
+def test_what_is_not_of_the_model_is_told_from_what_is():
+    made = told_apart("membership", "sum", setting(10, 5, keys="synthetic", d_in=256), shift=9)
+    own = told_apart("membership", "sum", setting(5, 20), shift=9)
+    assert "2 findings on sum, 1 of them with synthetic keys, not the model’s" in page(report([made, own]))
+    assert "of them with synthetic keys" not in page(report([own]))
+
+
 def test_the_page_needs_nothing_from_outside_and_runs_nothing():
     html = page(report())
     tags = Tags(html)
