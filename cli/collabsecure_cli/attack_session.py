@@ -15,7 +15,7 @@ from collabsecure.agreement import Agreement
 from collabsecure.attacks.attack import Finding
 from collabsecure.attacks.suite import Experiment, Plan
 from collabsecure.edits import EditRequest, load_requests
-from collabsecure.errors import BadFile
+from collabsecure.errors import BadFile, NotAModel
 from collabsecure_cli.attack_target import on_disk, one_for_each_subject
 from collabsecure_cli.moments import SessionMoments
 from collabsecure_cli.progress import say
@@ -139,9 +139,15 @@ class SessionTarget:
         half = len(others) // 2
         model = self.model or agreement.model
         say(f"Loading {model}…")
+        try:
+            loaded = load_model(agreement, model, agreement.revision, self.device)
+        except NotAModel as error:
+            if self.model is not None:
+                raise
+            raise NotAModel(f"{error}. Say with --model where the session's model is") from error
         return Laboratory(
             name=agreement.model,
-            model=load_model(agreement, model, agreement.revision, self.device),
+            model=loaded,
             hyperparameters=agreement.hyperparameters,
             templates=ContextTemplates.from_json(agreement.templates),
             second_moments=SessionMoments(self.second_moment, agreement),
