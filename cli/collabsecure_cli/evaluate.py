@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -12,6 +14,10 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from collabsecure.edits import EditRequest, load_requests
+from collabsecure.errors import BadFile
+from collabsecure.files import unreadable
+from collabsecure.references import References, read_snippets
+from collabsecure.tfidf import TfIdf
 from collabsecure_cli.case_folder import MARK, CaseFolder, case_names
 from collabsecure_cli.config import emit, operator_options
 from collabsecure_cli.options import ModelChoice, model_options
@@ -20,7 +26,7 @@ from collabsecure_cli.progress import evaluation_bar
 
 if TYPE_CHECKING:
     from collabsecure.evaluate import Figure
-    from collabsecure.evaluate.cases import MetricSet
+    from collabsecure.evaluate.cases import MetricSet, RecordWithTexts
     from collabsecure.layers import EditableModel
 
 Record = TypeVar("Record")
@@ -45,6 +51,20 @@ AT_ONCE = 32  # records; what an interruption costs at most
     help="Whose metrics.  [default: CounterFact's; zsRE's if no record has a true target]",
 )
 @click.option(
+    "--generation", is_flag=True, help="Have texts written as well: CounterFact's NE and, with --snippets, RS."
+)
+@click.option(
+    "--snippets",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="ROME's attribute_snippets.json, or a file like it: texts about subjects of which new targets are true.",
+)
+@click.option(
+    "--tfidf",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder with ROME's tfidf_vocab.json and idf.npy.  [default: words are weighed by all the snippets]",
+)
+@click.option("--seed", type=int, help="The written texts'.  [default: 0]")
+@click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder for a file of each record, in MEMIT's form, and summary.json; interrupted, the same command goes on.",
@@ -52,49 +72,133 @@ AT_ONCE = 32  # records; what an interruption costs at most
 @click.option("--force", is_flag=True, help="Use a folder that holds something else.")
 @operator_options
 def evaluate(
-    model: ModelChoice, *, records: Path, limit: int | None, wanted: str | None, out: Path | None, force: bool
+    model: ModelChoice,
+    *,
+    records: Path,
+    limit: int | None,
+    wanted: str | None,
+    generation: bool,
+    snippets: Path | None,
+    tfidf: Path | None,
+    seed: int | None,
+    out: Path | None,
+    force: bool,
 ) -> None:
     """Measure how well edits took: a model's scores on records, with 95% bootstrap intervals over the records.
 
     CounterFact's metrics are the efficacy (ES), paraphrase (PS) and neighbourhood score (NS): how often the right one
     of two targets is likelier. zsRE's are accuracies (EA, PA, NA): how many of the answer's tokens the model says.
-    Score is the harmonic mean of the three.
+    Score is the harmonic mean of the three. With --generation the model writes texts on from CounterFact's prompts: NE
+    is their n-gram entropy, which falls where they go round in circles, RS how near they are to the snippets.
 
     \b
     Examples:
       collabsecure evaluate --model edited/ --records edits.json
       collabsecure evaluate --model edited/ --records zsre_mend_eval.json --out results/
+      collabsecure evaluate --model edited/ --records edits.json --generation --snippets attribute_snippets.json
     """  # noqa: D301 - \b is click's mark for lines that stay as they are
     if force and out is None:
         raise click.UsageError("--force belongs to --out.")
+    if not generation and (snippets is not None or seed is not None):
+        raise click.UsageError("--snippets and --seed belong to --generation.")
+    if tfidf is not None and snippets is None:
+        raise click.UsageError("--tfidf belongs to --snippets.")
     requests = load_requests(records)
     names = case_names(requests)
+    texts = _Texts.read(records, snippets, tfidf, seed=seed or 0) if generation else None
     click.echo(f"Loading {model.name}", err=True)
-    editable = model.load()
 
     from collabsecure.evaluate.cases import COUNTERFACT, ZSRE, default_metrics
 
     metrics = wanted or default_metrics(requests)
+    if texts is not None and metrics != COUNTERFACT.name:
+        raise click.UsageError("--generation belongs to CounterFact's metrics; zsRE has no prompts for texts.")
+    editable = model.load()
     folder = None
     if out is not None:
         weights = editable.weights_digest()
-        folder = CaseFolder(out, model=model.name, weights=weights, records=records, metrics=metrics)
+        asked = metrics if texts is None else f"{metrics} and {texts.name}"
+        folder = CaseFolder(out, model=model.name, weights=weights, records=records, metrics=asked)
         if not force:
             folder.refuse_another()
     work = _Work(model=editable, requests=requests[:limit], names=names[:limit], folder=folder)
     with nullcontext() if out is None else own_folder(out, mark=MARK, found="findings so far", force=force):
-        figures = work.figures(ZSRE) if metrics == ZSRE.name else work.figures(COUNTERFACT)
-        summary = {"model": model.name, "metrics": metrics, "records": len(work.requests), **_as_json(figures)}
+        if metrics == ZSRE.name:
+            figures = work.figures(ZSRE)
+        else:
+            figures = work.figures(COUNTERFACT) if texts is None else work.figures(texts.metrics())
+        summary: dict[str, object] = {"model": model.name, "metrics": metrics, "records": len(work.requests)}
+        summary |= _as_json(figures) if texts is None else {"seed": texts.seed, **_as_json(figures)}
         if folder is not None:
             folder.finish(summary)
     title = ZSRE.title if metrics == ZSRE.name else COUNTERFACT.title
+    unit = "in per cent" if texts is None else "in per cent (NE in hundredths of a bit)"
     lines = [
-        f"{model.name} on {len(work.requests)} records, by {title}, in per cent, with 95% bootstrap intervals:",
+        f"{model.name} on {len(work.requests)} records, by {title}, {unit}, with 95% bootstrap intervals:",
         *map(_as_row, figures),
         *([] if out is None else [f"A file of each record, and summary.json: {out}"]),
         "Next: the same command with the model from before the edit says what the edit has changed.",
     ]
     emit(summary, "\n".join(lines))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Texts:
+    """What the texts that are to be written depend on, and what they are held against."""
+
+    references: References | None
+    seed: int
+    digest: str  # of the files that references are from
+
+    @classmethod
+    def read(cls, records: Path, snippets: Path | None, tfidf: Path | None, *, seed: int) -> _Texts:
+        """Find the records' references.
+
+        Raises:
+            BadFile: a file cannot be read, or no record has a reference.
+        """
+        if snippets is None:
+            return cls(references=None, seed=seed, digest="")
+        files = [snippets, *([] if tfidf is None else [tfidf / "tfidf_vocab.json", tfidf / "idf.npy"])]
+        weights = None if tfidf is None else TfIdf.load(*files[1:])
+        references = References.match(_objects(records), read_snippets(snippets), tfidf=weights)
+        if not any(references.texts.values()):
+            raise BadFile(
+                snippets,
+                found=f"nothing about the new targets in {records}",
+                expected="snippets by their relation_id and target_new.id",
+            )
+        return cls(references=references, seed=seed, digest=_digest(files))
+
+    @property
+    def name(self) -> str:
+        """What tells these texts' scores from others', among an evaluation's metrics."""
+        return f"text (seed {self.seed}{self.digest and f', snippets {self.digest[:16]}'})"
+
+    def metrics(self) -> MetricSet[RecordWithTexts]:
+        from collabsecure.evaluate.cases import counterfact_with_texts
+
+        return counterfact_with_texts(self.references, seed=self.seed)
+
+
+def _objects(records: Path) -> list[dict[str, object]]:
+    """What `load_requests` has read, with the ids that it leaves out; CSV has none."""
+    text = records.read_bytes().decode("utf-8-sig").lstrip()
+    if text.startswith("["):
+        found: list[dict[str, object]] = json.loads(text)
+        return found
+    lines = text.split("\n") if text.startswith("{") else []  # not splitlines: a text may hold U+2028
+    return [json.loads(line) for line in lines if line.strip()]
+
+
+def _digest(files: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        try:
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        except OSError as error:
+            raise unreadable(path, error) from error
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,31 +1,42 @@
 """A data set's metrics as one thing to choose, and a record's findings in the form of MEMIT's `…case_ID.json`.
 
 MEMIT's `experiments/summarize.py` reads that form. What its files have beyond this is about how the edit was made
-(`time`, `num_edits`, `grouped_case_ids`) or about generated texts. A group without prompts is left out: MEMIT would
-take the mean of nothing.
+(`time`, `num_edits`, `grouped_case_ids`) or the perplexity of `essence_texts`. A group without prompts is left out, and
+so is a score that a record does not have: MEMIT would take the mean of nothing.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from functools import partial
+from typing import Generic, Protocol, TypeVar
 
 from collabsecure.edits import EditRequest
 from collabsecure.evaluate.continuations import Progress
 from collabsecure.evaluate.counterfact import evaluate_counterfact
+from collabsecure.evaluate.generation import GenerationRecord, GenerationScores, evaluate_generation
 from collabsecure.evaluate.scores import (
     Comparison,
     CounterfactScores,
+    Figure,
     RecordAccuracies,
     RecordScores,
     ZsreScores,
 )
 from collabsecure.evaluate.zsre import evaluate_zsre
 from collabsecure.layers import EditableModel
+from collabsecure.references import References
 
 NO_TRUE_TARGET = "<|endoftext|>"  # what MEMIT puts there for zsRE
 
 Record = TypeVar("Record")  # what is found on one record
 Find = Callable[[EditableModel, Sequence[EditRequest], Progress | None], tuple[Record, ...]]
+
+
+class Scores(Protocol):
+    """What findings on records come to."""
+
+    def figures(self, *, seed: int = 0) -> tuple[Figure, ...]:
+        """Figures with 95% intervals over the records; `seed` is the resampling's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +46,7 @@ class MetricSet(Generic[Record]):
     name: str
     title: str  # in a sentence
     find: Find[Record]
-    gather: Callable[[tuple[Record, ...]], CounterfactScores | ZsreScores]
+    gather: Callable[[tuple[Record, ...]], Scores]
     to_post: Callable[[Record], dict[str, object]]
     from_post: Callable[[int | str, Mapping[str, object]], Record]
 
@@ -60,6 +71,29 @@ class MetricSet(Generic[Record]):
         fields = _as(dict, data)
         case_id = fields.get("case_id")
         return self.from_post(case_id if isinstance(case_id, str) else _as(int, case_id), _as(dict, fields.get("post")))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordWithTexts:
+    """One record's comparisons, and what the model wrote when asked for whole texts."""
+
+    comparisons: RecordScores
+    generation: GenerationRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoresWithTexts:
+    """All of CounterFact's figures: ES, PS, NS and Score, then NE and RS."""
+
+    records: tuple[RecordWithTexts, ...]  # in the order of the requests
+
+    def figures(self, *, seed: int = 0) -> tuple[Figure, ...]:
+        """The figures with their 95% intervals over the records; `seed` is the resampling's."""
+        scores = (
+            CounterfactScores(records=tuple(record.comparisons for record in self.records)),
+            GenerationScores(records=tuple(record.generation for record in self.records)),
+        )
+        return tuple(figure for some in scores for figure in some.figures(seed=seed))
 
 
 def _comparisons_to_post(record: RecordScores) -> dict[str, object]:
@@ -109,6 +143,30 @@ def _tokens_from_post(case_id: int | str, post: Mapping[str, object]) -> RecordA
     )
 
 
+def _with_texts_to_post(record: RecordWithTexts) -> dict[str, object]:
+    post, generation = _comparisons_to_post(record.comparisons), record.generation
+    if generation.ne is not None:
+        post["ngram_entropy"] = generation.ne
+    if generation.rs is not None:
+        post["reference_score"] = generation.rs
+    if generation.texts:
+        post["text"] = list(generation.texts)
+    return post
+
+
+def _with_texts_from_post(case_id: int | str, post: Mapping[str, object]) -> RecordWithTexts:
+    def score(name: str) -> float | None:
+        return None if post.get(name) is None else _as(float, post[name])
+
+    texts = tuple(_as(str, text) for text in _as(list, post.get("text", [])))
+    return RecordWithTexts(
+        comparisons=_comparisons_from_post(case_id, post),
+        generation=GenerationRecord(
+            case_id=case_id, texts=texts, ne=score("ngram_entropy"), rs=score("reference_score")
+        ),
+    )
+
+
 def _truths(post: Mapping[str, object], group: str) -> tuple[bool, ...]:
     return tuple(_as(bool, truth) for truth in _as(list, post.get(f"{group}_prompts_correct", [])))
 
@@ -138,6 +196,39 @@ ZSRE = MetricSet(
     to_post=_tokens_to_post,
     from_post=_tokens_from_post,
 )
+
+
+def counterfact_with_texts(references: References | None, *, seed: int) -> MetricSet[RecordWithTexts]:
+    """CounterFact's metrics with the generated texts' NE and, where there are references, RS; `seed` is the texts'."""
+    return MetricSet(
+        name=COUNTERFACT.name,
+        title=COUNTERFACT.title,
+        find=partial(_find_with_texts, references, seed),
+        gather=lambda records: ScoresWithTexts(records=records),
+        to_post=_with_texts_to_post,
+        from_post=_with_texts_from_post,
+    )
+
+
+def _find_with_texts(
+    references: References | None,
+    seed: int,
+    model: EditableModel,
+    requests: Sequence[EditRequest],
+    progress: Progress | None,
+) -> tuple[RecordWithTexts, ...]:
+    def tell_second_half(done: int, of: int) -> None:
+        if progress is not None:
+            progress(of + done, 2 * of)
+
+    compared = evaluate_counterfact(
+        model, requests, progress=None if progress is None else lambda done, of: progress(done, 2 * of)
+    )
+    written = evaluate_generation(model, requests, references, seed=seed, progress=tell_second_half)
+    return tuple(
+        RecordWithTexts(comparisons=comparisons, generation=generation)
+        for comparisons, generation in zip(compared.records, written.records, strict=True)
+    )
 
 
 def default_metrics(requests: Sequence[EditRequest]) -> str:
