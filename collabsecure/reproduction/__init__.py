@@ -3,4 +3,5 @@
 results    rows, tables, lines and plots, and their JSON
 tables     Table 1 for terminals, Markdown and LaTeX
 plots      Figures 1 and 3 as SVG and PNG
+manifest   versions, seeds and digests
 """
