@@ -66,7 +66,7 @@ def _score(guess: EditCount, public: Public, truth: Truth) -> Score:
 
 ATTACK = Attack(
     name="rank",
-    title="How many edits did a client make?",
+    title="How many edits are in it?",
     source="rank(K Kᵀ) = number of linearly independent keys",
     assumes=(),
     accepts=(PlainUpload, SumOnly),
