@@ -52,7 +52,6 @@ def test_markdown_has_the_best_in_bold_and_whole_intervals():
         "| TASK-ARITHMETIC (λ = 0.4) | 41.2 [39.2, 42.2] | **80.0** [78.0, 81.0] |",
         "",
         "All × 100; 95% intervals over the records; best in bold.",
-        "",
     ]
 
 
@@ -76,7 +75,6 @@ def test_latex_is_a_booktabs_table():
         r"\bottomrule",
         r"\end{tabular}",
         r"\end{table}",
-        "",
     ]
 
 

@@ -265,7 +265,7 @@ def _read(path: Path, from_json: Callable[[object], Kind], expected: str) -> Kin
         return from_json(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise unreadable(path, error) from error
-    except (ValueError, OverflowError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise BadFile(path, found=f"something else ({error})", expected=expected) from error
 
 
@@ -305,7 +305,10 @@ def _of_format(data: object, expected: str) -> dict[str, object]:
 
 
 def _number(value: object) -> float:
-    return float(_as(int, value) if isinstance(value, int) else _as(float, value))
+    try:
+        return float(_as(int, value) if isinstance(value, int) else _as(float, value))
+    except OverflowError as error:  # a whole number of hundreds of digits
+        raise ValueError(str(error)) from error
 
 
 def _as(kind: type[Kind], value: object) -> Kind:

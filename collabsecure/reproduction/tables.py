@@ -2,7 +2,7 @@ r"""The paper's Table 1 from one's own rows: for a terminal, as Markdown, and as
 
 All figures are × 100, as published. Methods are compared with those of the same clients and edits, and the best of each
 column is marked, with all that show the same digits. Higher is better throughout, as in the paper. References (the
-model before all edits, GLOBAL-EDIT) are not compared.
+model before all edits, GLOBAL-EDIT) are not compared. After the last line there is no line end.
 
 >>> from collabsecure.evaluate import Figure, Interval
 >>> def row(method, score, low, high):
@@ -43,7 +43,7 @@ _IN_LATEX = {
 
 
 def to_text(table: Table) -> str:
-    """Give the table with aligned columns, intervals as ± and the best with an asterisk; no line end after the last."""
+    """Give the table with aligned columns, intervals as ± and the best with an asterisk."""
     layout = _Layout.of(table)
     columns = [_aligned([row[i] for row in layout.cells]) for i in range(len(table.columns))]
     lines = [[*leads, *found] for leads, *found in zip(layout.leads, *columns, strict=True)]
@@ -64,7 +64,7 @@ def to_text(table: Table) -> str:
 
 
 def to_markdown(table: Table) -> str:
-    """Give the table in GitHub's Markdown, with intervals in brackets and the best in bold; it ends with a line end."""
+    """Give the table in GitHub's Markdown, with intervals in brackets and the best in bold."""
     layout = _Layout.of(table)
 
     def cell(found: _Cell) -> str:
@@ -78,7 +78,7 @@ def to_markdown(table: Table) -> str:
     how = ["All × 100", "95% intervals over the records" if layout.has_intervals else ""]
     legend = "; ".join(filter(None, [*how, "best in bold" if layout.has_best else ""]))
     rows = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"{_markdown(layout.caption)}\n\n{rows}\n\n{legend}.\n"
+    return f"{_markdown(layout.caption)}\n\n{rows}\n\n{legend}."
 
 
 def to_latex(table: Table) -> str:
@@ -115,7 +115,6 @@ def to_latex(table: Table) -> str:
             r"\bottomrule",
             r"\end{tabular}",
             r"\end{table}",
-            "",
         ]
     )
 
