@@ -13,6 +13,7 @@ from collabsecure_cli.group import CommandGroup
 from collabsecure_cli.identity import identity
 from collabsecure_cli.keyholder import keyholder
 from collabsecure_cli.merge import merge
+from collabsecure_cli.reproduce import reproduce
 from collabsecure_cli.second_moment import second_moment
 from collabsecure_cli.session import session
 from collabsecure_cli.world import world
@@ -49,6 +50,7 @@ main.add_command(evaluate)
 main.add_command(identity)
 main.add_command(keyholder)
 main.add_command(merge)
+main.add_command(reproduce)
 main.add_command(second_moment)
 main.add_command(session)
 main.add_command(world)
