@@ -24,6 +24,7 @@ class Recovered:
 
     layer: int
     residuals: Float64[np.ndarray, "d_out num_candidates"]
+    clients: tuple[int, ...] | None  # whose edits they are; None where that is not known
 
 
 def recover(statistics: Statistics, keys: Float64[np.ndarray, "d_in num"]) -> Float64[np.ndarray, "d_out num"]:
@@ -51,13 +52,17 @@ def _rank(falling: Float64[np.ndarray, " d"]) -> int:
 def _guess(view: PlainUpload | SumOnly | TwoSums, public: Public, _: np.random.Generator) -> Recovered:
     """At the first layer, whose keys are those of the unedited model."""
     seen = view.of_the_others if isinstance(view, SumOnly) else view
+    clients = seen.missing if isinstance(seen, TwoSums) else seen.survivors if isinstance(seen, SumOnly) else None
     layer = min(seen.layers)
-    return Recovered(layer=layer, residuals=recover(seen.layers[layer], public.layers[layer].candidates))
+    residuals = recover(seen.layers[layer], public.layers[layer].candidates)
+    return Recovered(layer=layer, residuals=residuals, clients=clients)
 
 
 def _score(guess: Recovered, public: Public, truth: Truth) -> Score:
-    """Members' residuals and objects against the true ones."""
-    found, true = guess.residuals[:, truth.candidate], truth.residuals[guess.layer]
+    """Residuals and objects of what those clients edited, against the true ones."""
+    seen = np.ones(len(truth.client), dtype=bool) if guess.clients is None else np.isin(truth.client, guess.clients)
+    members = [int(place) for place in truth.candidate[seen]]
+    found, true = guess.residuals[:, members], truth.residuals[guess.layer][:, seen]
     cosines = np.sum(found * true, axis=0) / (np.linalg.norm(found, axis=0) * np.linalg.norm(true, axis=0))
     figures = [
         Figure(name="mean cos", value=float(cosines.mean()), error=float(cosines.std() / np.sqrt(len(cosines)))),
@@ -65,9 +70,9 @@ def _score(guess: Recovered, public: Public, truth: Truth) -> Score:
     ]
     says = ""
     if public.decoder is not None:
-        members = [int(place) for place in truth.candidate]
-        decoded = _right(public.decoder.objects(guess.layer, members, found), truth.objects)
-        ceiling = _right(public.decoder.objects(guess.layer, members, true), truth.objects)
+        objects = tuple(target for target, is_seen in zip(truth.objects, seen, strict=True) if is_seen)
+        decoded = _right(public.decoder.objects(guess.layer, members, found), objects)
+        ceiling = _right(public.decoder.objects(guess.layer, members, true), objects)
         figures += [
             Figure(name="objects decoded", value=decoded),
             Figure(name="objects decoded from the true residual", value=ceiling),
