@@ -155,7 +155,8 @@ def table1(run: _Run, *, edits_per_client: int | None) -> None:
     it is measured on, which is more than they could have. On zsRE's records, zsRE's metrics.
 
     \b
-    Writes table1.json, .md and .tex, and sweeps.json with all that was swept. On the small world: about three minutes.
+    Writes table1.json, .md and .tex, sweeps.json with all that was swept, and table1-manifest.json.
+    On the small world: about three minutes.
 
     \b
     Examples:
@@ -173,11 +174,12 @@ def table1(run: _Run, *, edits_per_client: int | None) -> None:
         swept = [method for sweep in SWEEPS for method in sweep]
         found = _measure(run, ground, [*METHODS, *swept], [edits])
         best = [best_of([found[method, edits] for method in sweep]) for sweep in SWEEPS]
-        data = _data(ground)
+        data = ground.data
         table = Table(title=ground.name, data=data, rows=(*(found[method, edits] for method in METHODS), *best))
         sweeps = Table(title=f"{ground.name}, sweeps", data=data, rows=tuple(found[method, edits] for method in swept))
         _write_table(run.out / "table1", table)
         _write_table(run.out / "sweeps", sweeps)
+        _write_manifest(run, ground, "table1")
     emit({"out": str(run.out), **table.to_json()}, f"{to_text(table)}\n\nWritten: {run.out / 'table1'}.json, .md, .tex")
 
 
@@ -197,7 +199,7 @@ def figure1(run: _Run, *, edits_per_client: tuple[int, ...]) -> None:
     again.
 
     \b
-    Writes figure1.json, .svg and .png. On the small world: some six minutes.
+    Writes figure1.json, .svg and .png, and figure1-manifest.json. On the small world: some six minutes.
 
     \b
     Example:
@@ -214,8 +216,9 @@ def figure1(run: _Run, *, edits_per_client: tuple[int, ...]) -> None:
         methods = [method for method in METHODS if method is not BEFORE]
         found = _measure(run, ground, methods, counts)
         rows = [found[method, edits] for method in methods for edits in counts]
-        plot = plot_scores(rows, title=f"Score on {_data(ground)}, {run.clients} clients, {ground.name}")
+        plot = plot_scores(rows, title=f"Score on {ground.data}, {run.clients} clients, {ground.name}")
         _write_plot(run.out / "figure1", plot)
+        _write_manifest(run, ground, "figure1")
     emit({"out": str(run.out), **plot.to_json()}, _as_lines(plot, run.out / "figure1"))
 
 
@@ -230,7 +233,7 @@ def figure3(run: _Run, *, edits_per_client: int | None) -> None:
     recursion says of each layer, if that layer alone is edited.
 
     \b
-    Writes figure3.json, .svg and .png. On the small world: a minute.
+    Writes figure3.json, .svg and .png, and figure3-manifest.json. On the small world: a minute.
     """  # noqa: D301 - \b is click's mark for lines that stay as they are
     edits = edits_per_client or (15 if run.is_small_world else 500)
     with run.folder():
@@ -247,6 +250,7 @@ def figure3(run: _Run, *, edits_per_client: int | None) -> None:
         predicted = predicted_over_repeats(cohort, repeats=REPEATS)
         plot = plot_residuals(measured, predicted, title=f"‖R‖ of {run.clients * edits} edits, {ground.name}")
         _write_plot(run.out / "figure3", plot)
+        _write_manifest(run, ground, "figure3")
     emit({"out": str(run.out), **plot.to_json()}, _as_lines(plot, run.out / "figure3"))
 
 
@@ -255,10 +259,9 @@ Found = Mapping[tuple["Editing | Merging", int], "Row"]
 
 def _measure(run: _Run, ground: Ground, methods: Sequence[Editing | Merging], counts: Sequence[int]) -> Found:
     """Each method's row with each number of edits, those of an earlier run included."""
-    from collabsecure.evaluate.cases import default_metrics
     from collabsecure.reproduction.experiments import measure
 
-    metrics: Metrics = "zsre" if default_metrics(ground.requests) == "zsre" else "counterfact"
+    metrics: Metrics = "zsre" if ground.data == "zsRE" else "counterfact"
     state = run.rows()
     found = {
         (method, edits): row
@@ -291,10 +294,18 @@ def _tell(tell: Callable[[float, int], None], edits: int, done: int, of: int) ->
     tell(done / of, edits)
 
 
-def _data(ground: Ground) -> str:
-    from collabsecure.evaluate.cases import default_metrics
+def _write_manifest(run: _Run, ground: Ground, name: str) -> None:
+    """Write what the results hang on beside them, with what was asked for in full: defaults may change."""
+    from collabsecure.reproduction.manifest import write_manifest
 
-    return "zsRE" if default_metrics(ground.requests) == "zsre" else "MCF"
+    context = click.get_current_context()
+    words = ["collabsecure", "reproduce", str(context.info_name)]
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name or "")
+        if value is not None and parameter.name not in ("out", "force", "device"):
+            for one in value if isinstance(value, tuple) else (value,):
+                words += [parameter.opts[0], str(one)]
+    write_manifest(run.out / f"{name}-manifest.json", ground.manifest(words, seed=run.target.seed))
 
 
 def _write_table(path: Path, table: Table) -> None:

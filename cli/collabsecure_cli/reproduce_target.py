@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ from collabsecure_protocols import Identity, Policy
 if TYPE_CHECKING:
     from collabsecure.hyperparameters import Hyperparameters
     from collabsecure.layers import EditableModel
+    from collabsecure.reproduction.manifest import Manifest
     from collabsecure.reproduction.methods import Cohort
     from collabsecure.secure_summation import SecureSummation
     from collabsecure.simulation import Client
@@ -108,6 +109,28 @@ class Ground:
             templates=self.templates,
             second_moments=self.second_moments,
             summation=lambda flow: self._secure_sum(clients, flow),
+        )
+
+    @property
+    def data(self) -> str:
+        """The data set as tables name it: "MCF", or "zsRE" where no record has a true target."""
+        from collabsecure.evaluate.cases import default_metrics
+
+        return "zsRE" if default_metrics(self.requests) == "zsre" else "MCF"
+
+    def manifest(self, command: Sequence[str], *, seed: int) -> Manifest:
+        """What the figures of a command hang on."""
+        import torch
+
+        from collabsecure.reproduction.manifest import manifest_of, records_digest
+
+        device = self.model.device
+        return manifest_of(
+            command,
+            device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            seeds={"contexts and order": seed},
+            weights={self.name: self.model.weights_digest()},
+            records={self.data: records_digest(self.requests)},
         )
 
     def _secure_sum(self, clients: Mapping[int, Client], flow: Flow) -> SecureSummation:

@@ -76,6 +76,10 @@ def test_figure_3_falls(options, tmp_path, monkeypatch):
     plot = read_plot(tmp_path / "out" / "figure3.json")
     assert all(len(line.y) == 3 and line.y[-1] < line.y[0] for line in plot.series)
     assert "layer 0, measured" in result.stdout
+    manifest = json.loads((tmp_path / "out" / "figure3-manifest.json").read_text())
+    assert manifest["command"][:3] == ["collabsecure", "reproduce", "figure3"]
+    assert manifest["command"][-2:] == ["--edits-per-client", "2"]
+    assert list(manifest["records_sha256"]) == ["MCF"]
 
 
 def test_what_cannot_be_done_is_said_in_one_line(options, tmp_path):
