@@ -23,8 +23,9 @@ attack: .venv/demo.done
 attack-full: .venv/demo.done
 	@$(BIN)/collabsecure attack --suite full --out out/attack-full $(ARGS)
 
+# A worker for each core: BLAS threads beside them would only wait for each other.
 test: lint
-	$(BIN)/pytest -n auto $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto $(ARGS)
 
 test-slow: .venv/dev.done
 	$(BIN)/pytest -m slow $(ARGS)
