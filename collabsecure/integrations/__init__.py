@@ -1,0 +1,4 @@
+"""collabsecure inside other engines, without torch; see docs/embedding.md.
+
+`host` says what an engine must be able to do, `exchange` what then travels; Flower and NVFlare have adapters.
+"""
