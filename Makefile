@@ -3,12 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo attack attack-full test test-slow lint bench vectors clean
+.PHONY: help demo attack attack-full test test-slow test-integration lint bench vectors clean
 help:
 	@echo "make demo [ARGS=…]  five clients edit one GPT-2 together, a few minutes on two cores (ARGS=--help lists the options)"
 	@echo "make attack [ARGS=…] what each party could learn, tried out; two or three minutes (make attack-full: ten)"
 	@echo "make test           lint, types, import rules and all tests"
 	@echo "make test-slow      what takes longer: the small world made again byte for byte, every party killed at every step"
+	@echo "make test-integration  sums and editing inside Flower and NVFlare, deployed as processes on this machine"
 	@echo "make vectors        protocols/vectors and secagg.md's diagrams, made again; no difference but for a reason"
 	@echo "make lint           ruff, mypy, import-linter"
 	@echo "make bench [ARGS=…] the benchmarks behind benchmarks/README.md, half an hour (ARGS=--quick: minutes)"
@@ -28,7 +29,10 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto $(ARGS)
 
 test-slow: .venv/dev.done
-	$(BIN)/pytest -m slow $(ARGS)
+	$(BIN)/pytest -m slow --ignore=tests/integrations $(ARGS)
+
+test-integration: .venv/dev.done
+	$(BIN)/pytest -m slow --durations=0 tests/integrations $(ARGS)
 
 lint: .venv/dev.done
 	$(BIN)/ruff check .
@@ -36,7 +40,7 @@ lint: .venv/dev.done
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-bench: .venv/bench.done
+bench: .venv/dev.done
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 vectors: .venv/dev.done
@@ -60,10 +64,3 @@ clean:
 	@echo "Installing collabsecure and its development tools (once, about 1 GB)…"
 	@$(PIP) --editable '.[edit,dev]'
 	@touch $@ .venv/demo.done
-
-# Flower wants an older typer than constraints.txt has, so it gets an environment of its own.
-.venv/bench.done: .venv/dev.done benchmarks/flower.txt
-	@echo "Installing Flower, to measure against (once, about 300 MB)…"
-	@$(BIN)/python -m venv .venv/flower
-	@.venv/flower/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/flower.txt
-	@touch $@

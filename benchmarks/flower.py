@@ -1,8 +1,8 @@
 """The whole client step against Flower's SecAgg+: equal values and neighbours, in turns, on the same machine.
 
-`python -m benchmarks.flower` takes a minute; `make bench` installs Flower into .venv/flower first. A step goes from a
-client's arrays to the messages or array bytes that it sends: range check, encoding, masks, packing, signature here;
-clipping, stochastic rounding, masks, bytes there. Flower's default modulus has 32 bits, ours 48; it runs with both.
+`python -m benchmarks.flower` takes a minute. A step goes from a client's arrays to the messages or array bytes that it
+sends: range check, encoding, masks, packing, signature here; clipping, stochastic rounding, masks, bytes there.
+Flower's default modulus has 32 bits, ours 48; it runs with both.
 """
 
 import argparse
@@ -20,7 +20,6 @@ from benchmarks.network import Network, Values, make_session, make_tensor
 from benchmarks.report import Figure, peak_bytes, resident_bytes, show
 
 BAR = 5.0  # × faster, at equal or more bits
-FLOWER = Path(__file__).parent.parent / ".venv/flower/bin/python"
 STEP = Path(__file__).with_name("flower_step.py")
 COLUMNS = 4000  # of the matrix that is summed
 
@@ -32,9 +31,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=12, help="the least of so many times counts (default: 12)")
     parser.add_argument("--quick", action="store_true", help="a million values, three times")
     arguments = parser.parse_args(argv)
-    if not FLOWER.exists():
-        print(f"Flower is not installed in {FLOWER.parent.parent.name}; `make bench` does that. Nothing was compared.")
-        return 1
     values, repeats = (1_000_000, 3) if arguments.quick else (arguments.values, arguments.repeats)
     shape = (values // COLUMNS, COLUMNS)
     flower = {bits: start_flower(arguments.clients, shape[0] * shape[1], bits) for bits in (32, 48)}
@@ -127,7 +123,9 @@ def extra_memory(clients: int, shape: tuple[int, int]) -> int:
 def start_flower(clients: int, values: int, bits: int) -> subprocess.Popen[str]:
     threshold = 2 * clients // 3 + 1
     arguments = [str(number) for number in (clients, threshold, values, bits)]
-    return subprocess.Popen([FLOWER, STEP, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, STEP, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
 
 
 def ask(process: subprocess.Popen[str]) -> dict[str, float]:

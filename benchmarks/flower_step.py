@@ -1,4 +1,4 @@
-"""Flower's SecAgg+ client step, run by `benchmarks.flower` with the Python of .venv/flower; imports nothing of ours.
+"""Flower's SecAgg+ client step, run by `benchmarks.flower` in a process of its own; imports nothing of ours.
 
 Real set-up between all clients by the functions of Flower's mod; then, for every line on standard input, one client's
 masked input as the mod makes it: from Flower's Parameters to the bytes of the masked arrays. Answers in JSON lines.
