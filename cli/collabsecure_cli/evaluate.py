@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -14,15 +12,12 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from collabsecure.edits import EditRequest, load_requests
-from collabsecure.errors import BadFile
-from collabsecure.files import unreadable
-from collabsecure.references import References, read_snippets
-from collabsecure.tfidf import TfIdf
 from collabsecure_cli.case_folder import MARK, CaseFolder, case_names
 from collabsecure_cli.config import emit, operator_options
 from collabsecure_cli.options import ModelChoice, model_options
 from collabsecure_cli.own_folder import own_folder
 from collabsecure_cli.progress import evaluation_bar
+from collabsecure_cli.written_texts import WrittenTexts
 
 if TYPE_CHECKING:
     from collabsecure.evaluate import Figure
@@ -105,7 +100,7 @@ def evaluate(
         raise click.UsageError("--tfidf belongs to --snippets.")
     requests = load_requests(records)
     names = case_names(requests)
-    texts = _Texts.read(records, snippets, tfidf, seed=seed or 0) if generation else None
+    texts = WrittenTexts.read(records, snippets, tfidf, seed=seed or 0) if generation else None
     click.echo(f"Loading {model.name}", err=True)
 
     from collabsecure.evaluate.cases import COUNTERFACT, ZSRE, default_metrics
@@ -126,7 +121,7 @@ def evaluate(
         if metrics == ZSRE.name:
             figures = work.figures(ZSRE)
         else:
-            figures = work.figures(COUNTERFACT) if texts is None else work.figures(texts.metrics())
+            figures = work.figures(_metrics(texts)) if texts else work.figures(COUNTERFACT)
         summary: dict[str, object] = {"model": model.name, "metrics": metrics, "records": len(work.requests)}
         summary |= _as_json(figures) if texts is None else {"seed": texts.seed, **_as_json(figures)}
         if folder is not None:
@@ -142,63 +137,10 @@ def evaluate(
     emit(summary, "\n".join(lines))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Texts:
-    """What the texts that are to be written depend on, and what they are held against."""
+def _metrics(texts: WrittenTexts) -> MetricSet[RecordWithTexts]:
+    from collabsecure.evaluate.cases import counterfact_with_texts
 
-    references: References | None
-    seed: int
-    digest: str  # of the files that references are from
-
-    @classmethod
-    def read(cls, records: Path, snippets: Path | None, tfidf: Path | None, *, seed: int) -> _Texts:
-        """Find the records' references.
-
-        Raises:
-            BadFile: a file cannot be read, or no record has a reference.
-        """
-        if snippets is None:
-            return cls(references=None, seed=seed, digest="")
-        files = [snippets, *([] if tfidf is None else [tfidf / "tfidf_vocab.json", tfidf / "idf.npy"])]
-        weights = None if tfidf is None else TfIdf.load(*files[1:])
-        references = References.match(_objects(records), read_snippets(snippets), tfidf=weights)
-        if not any(references.texts.values()):
-            raise BadFile(
-                snippets,
-                found=f"nothing about the new targets in {records}",
-                expected="snippets by their relation_id and target_new.id",
-            )
-        return cls(references=references, seed=seed, digest=_digest(files))
-
-    @property
-    def name(self) -> str:
-        """What tells these texts' scores from others', among an evaluation's metrics."""
-        return f"text (seed {self.seed}{self.digest and f', snippets {self.digest[:16]}'})"
-
-    def metrics(self) -> MetricSet[RecordWithTexts]:
-        from collabsecure.evaluate.cases import counterfact_with_texts
-
-        return counterfact_with_texts(self.references, seed=self.seed)
-
-
-def _objects(records: Path) -> list[dict[str, object]]:
-    """What `load_requests` has read, with the ids that it leaves out; CSV has none."""
-    text = records.read_bytes().decode("utf-8-sig").lstrip()
-    if text.startswith("["):
-        found: list[dict[str, object]] = json.loads(text)
-        return found
-    lines = text.split("\n") if text.startswith("{") else []  # not splitlines: a text may hold U+2028
-    return [json.loads(line) for line in lines if line.strip()]
-
-
-def _digest(files: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in files:
-        try:
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
-        except OSError as error:
-            raise unreadable(path, error) from error
-    return digest.hexdigest()
+    return counterfact_with_texts(texts.references, seed=texts.seed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
