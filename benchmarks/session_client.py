@@ -20,9 +20,10 @@ from benchmarks.network import identity
 from benchmarks.processes import memory
 from benchmarks.session_world import CERTIFICATE, SESSION, Shape, statistics
 from collabsecure.agreement import Agreement
-from collabsecure_cli.connection import Connection, Endpoint
+from collabsecure_cli.connection import Connection
 from collabsecure_cli.folder import StateFolder
 from collabsecure_cli.ledger import EditLedger
+from collabsecure_cli.lines import Endpoint
 from collabsecure_cli.participant import Participant, Progress
 from collabsecure_cli.results import Results
 from collabsecure_cli.session import load_session

@@ -9,14 +9,10 @@ import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from http import HTTPStatus
-from pathlib import Path
-from urllib.parse import urlsplit
 
 import httpx2
 
-from collabsecure.errors import BadFile
 from collabsecure_cli.answers import (
     MOST_JSON_BYTES,
     Answer,
@@ -30,55 +26,26 @@ from collabsecure_cli.answers import (
     seconds_to_wait,
 )
 from collabsecure_cli.authorization import authorization, party_of
+from collabsecure_cli.lines import Line
 from collabsecure_cli.uploads import OFFSET_HEADER
 from collabsecure_protocols import Identity, Session
 from collabsecure_protocols.envelope import HEADER_BYTES, MessageType, max_body
 from collabsecure_protocols.keys import SIGNATURE_BYTES
 
-_POLL_SECONDS = 60.0  # the aggregator answers a poll within 25, or says nothing for as long as a network is down
-_CONNECT_SECONDS = 10.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0  # seconds between tries; doubled each time
 # What a request gets whose bytes were changed on the way, which TLS makes unlikely and plain HTTP does not.
 _MAY_BE_DAMAGED = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 _TRIES_WHEN_DAMAGED = 5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint:
-    """Where the aggregator is, and how to know that it is the right one."""
-
-    url: str
-    ca: Path | None = None  # PEM; without it, the system's authorities
-    certificate: tuple[Path, Path] | None = None  # this client's, and its key, for mutual TLS
-    insecure: bool = False  # plain HTTP, which only loopback addresses may have
-
-    def context(self) -> ssl.SSLContext | bool:
-        """TLS as this endpoint wants it.
-
-        Raises:
-            BadFile: a certificate cannot be read.
-        """
-        if self.insecure:
-            return False
-        try:
-            context = ssl.create_default_context(cafile=self.ca) if self.ca else httpx2.create_ssl_context()
-        except (OSError, ssl.SSLError) as error:
-            raise BadFile(self.ca, found=f"no certificates ({error})", expected="an authority's, PEM") from error
-        if self.certificate is not None:
-            try:
-                context.load_cert_chain(*self.certificate)
-            except (OSError, ssl.SSLError) as error:
-                found = f"no certificate with its key ({error})"
-                raise BadFile(self.certificate[0], found=found, expected="PEM files that belong together") from error
-        return context
-
-
 class Connection:
     """Asks one aggregator about one session, in one client's name."""
 
+    _end_seconds = 5.0  # to say that all has arrived; whoever has all need not wait for an answer
+
     def __init__(
         self,
-        endpoint: Endpoint,
+        line: Line,
         session: Session,
         identity: Identity,
         *,
@@ -90,22 +57,11 @@ class Connection:
         self._session, self._identity = session, identity
         self._client = party_of(session, identity.public)
         self._patience, self._tell, self._clock, self._sleep = patience, tell, clock, sleep
-        self._host = urlsplit(endpoint.url).netloc
+        self._host = line.host
         self._longest = HEADER_BYTES + SIGNATURE_BYTES + max(max_body(session, kind) for kind in MessageType)
         self.bytes_sent = 0
-        verify = endpoint.context()
-        try:
-            self._http = httpx2.Client(
-                base_url=f"{endpoint.url.rstrip('/')}/v1/{session.transcript.hex()}/clients/{self._client}/",
-                verify=verify,
-                timeout=httpx2.Timeout(_POLL_SECONDS, connect=_CONNECT_SECONDS),
-                trust_env=not endpoint.insecure,  # HTTPS_PROXY and NO_PROXY; loopback needs no proxy
-                follow_redirects=False,
-            )
-        except (ValueError, httpx2.InvalidURL) as error:  # whose text might show the proxy's password
-            raise NoAnswer(
-                "the environment names a proxy that is none (HTTPS_PROXY, ALL_PROXY); expected http://HOST:PORT"
-            ) from error
+        self._base = f"/v1/{session.transcript.hex()}/clients/{self._client}/"
+        self._http = line.open(self._base)
 
     def close(self) -> None:
         """Hang up."""
@@ -137,7 +93,7 @@ class Connection:
         headers = self._headers("GET", target, 0)
         with (
             suppress(httpx2.TransportError, Refused),
-            self._http.stream("GET", target, headers=headers, timeout=5.0) as response,
+            self._http.stream("GET", target, headers=headers, timeout=self._end_seconds) as response,
         ):
             if response.status_code == HTTPStatus.GONE:
                 answer = self._read(response)
@@ -168,6 +124,13 @@ class Connection:
             NoAnswer: nobody was there.
         """
         self._request("PATCH", f"sums/{sum_index}", offset=offset, body=bytes(chunk))
+
+    def settle(self) -> None:
+        """Wait until all chunks have been sent; a line that sends several together only now says what became of them.
+
+        Raises:
+            OtherOffset, Refused, NoAnswer: as `upload` does.
+        """
 
     def result(self, sum_index: int) -> Mapping[str, object]:
         """What a sum gave: digests and signatures by layer, and the survivors; waits for it.
@@ -249,24 +212,35 @@ class Connection:
                 self._sleep(_FIRST_PAUSE)  # whoever answers so soon does not wait for us
 
     def _request(self, method: str, target: str, *, offset: int = 0, body: bytes | None = None) -> Answer:
-        damaged = 0
-        headers = self._headers(method, target, offset)
+        headers, refusals = self._headers(method, target, offset), list[Refused]()
         for pause in self._tries():
             with self._lost_is_tried_again(pause):
                 self.bytes_sent += len(body or b"")
                 with self._http.stream(method, target, content=body, headers=headers) as response:
                     answer = self._read(response)
-                try:
-                    if not self._is_to_be_tried_again(answer, pause):
-                        return expected(method, answer)
-                except Refused as error:
-                    damaged += 1
-                    # An update that is not the signed one must come again before its results do.
-                    final = error.status not in _MAY_BE_DAMAGED or error.check == "RESULT"
-                    if final or damaged == _TRIES_WHEN_DAMAGED:
-                        raise
-                    pause(f"a message arrived damaged ({error})", None)
+                if self._is_done(method, answer, pause, refusals):
+                    return answer
         raise AssertionError("tries end by raising")
+
+    def _is_done(self, method: str, answer: Answer, pause: "_Pause", refusals: list[Refused]) -> bool:
+        """Whether an answer says so; False after a pause, to ask again. Notes what refused bytes that may be damaged.
+
+        Raises:
+            OtherOffset, Refused, NoAnswer: asking again would change nothing.
+        """
+        try:
+            if self._is_to_be_tried_again(answer, pause):
+                return False
+            expected(method, answer)
+        except Refused as error:
+            refusals.append(error)
+            # An update that is not the signed one must come again before its results do.
+            final = error.status not in _MAY_BE_DAMAGED or error.check == "RESULT"
+            if final or len(refusals) == _TRIES_WHEN_DAMAGED:
+                raise
+            pause(f"a message arrived damaged ({error})", None)
+            return False
+        return True
 
     def _read(self, response: httpx2.Response) -> Answer:
         """An answer of bounded length: whoever answers may be anybody until its signature is checked."""

@@ -41,7 +41,8 @@ class ServerChoice:
             BadFile: a certificate cannot be read.
             NoAnswer: the environment names a proxy that is none.
         """
-        from collabsecure_cli.connection import Connection, Endpoint
+        from collabsecure_cli.connection import Connection
+        from collabsecure_cli.lines import Endpoint
 
         endpoint = Endpoint(url=self.url, ca=self.ca, certificate=self.certificate, insecure=self.insecure)
         return Connection(endpoint, session, identity, patience=self.patience, tell=say)

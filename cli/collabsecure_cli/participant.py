@@ -276,6 +276,7 @@ class Participant:
                         if offset > furthest:
                             furthest, without_progress = offset, 0
                         self._progress.uploaded(offset, bounds[-1])
+                self._connection.settle()
             except OtherOffset as other:
                 self._chunk_at(bounds, other.offset)
                 offset, without_progress = other.offset, without_progress + 1

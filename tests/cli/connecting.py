@@ -5,7 +5,8 @@ from contextlib import ExitStack, closing, contextmanager
 
 from light_session import make_session
 
-from collabsecure_cli.connection import Connection, Endpoint
+from collabsecure_cli.connection import Connection
+from collabsecure_cli.lines import Endpoint
 
 LIGHT = make_session(num_clients=3)
 CLIENT = 2

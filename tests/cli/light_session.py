@@ -278,7 +278,8 @@ def take_part_as(
     rng: Callable[[int], bytes] = os.urandom,
 ) -> Outcome:
     """One client's part, to the end; `path` is its state folder. Raises what `Participant.run` raises."""
-    from collabsecure_cli.connection import Connection, Endpoint
+    from collabsecure_cli.connection import Connection
+    from collabsecure_cli.lines import Endpoint
     from collabsecure_cli.participant import Participant, Progress
 
     said: list[str] = []

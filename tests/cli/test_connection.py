@@ -8,7 +8,7 @@ import pytest
 from connecting import CLIENT, LIGHT, connections, in_turn
 from stubs import CUT, Time, answer, answering
 
-from collabsecure_cli import connection as module
+from collabsecure_cli import lines
 from collabsecure_cli.answers import NoAnswer, OtherOffset, Refused
 from collabsecure_cli.authorization import is_authentic
 
@@ -293,5 +293,5 @@ def test_identity_and_signatures_are_in_no_line_that_is_told(connect):
 def test_time_out_of_a_poll_is_longer_than_the_aggregators(connect):
     from collabsecure_cli.api import POLL_SECONDS
 
-    assert module._POLL_SECONDS > 2 * POLL_SECONDS
+    assert lines._POLL_SECONDS > 2 * POLL_SECONDS
     assert isinstance(connect("http://127.0.0.1:1")._http, httpx2.Client)
