@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collabsecure.errors import CollabsecureError
+from collabsecure_protocols.client_state import NO_LINK
 
 Node = Hashable  # what the engine calls a machine: a number, a name
 Values = Callable[[str], Mapping[str, NDArray[np.generic]]]  # a sum's name → its arrays by tensor name
@@ -58,8 +59,11 @@ class Answering(Protocol):
             ValuesNeeded: give these first, then ask again.
         """
 
-    def give(self, sum_name: str, values: Mapping[str, NDArray[np.generic]]) -> None:
+    def give(self, sum_name: str, values: Mapping[str, NDArray[np.generic]], *, link: bytes = NO_LINK) -> None:
         """Hand over a sum's arrays, by tensor name, in the shapes that the session says.
+
+        `link` is what this node knows the sum to follow, 32 bytes, such as the digest of the model that the values were
+        computed on: a coordinator that names another gets nothing, so it cannot show each node another model.
 
         Raises:
             ValueRefused: they are not finite, or outside the session's ranges.
