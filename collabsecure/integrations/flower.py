@@ -108,7 +108,7 @@ def register(app: ClientApp, side: Side | None = None, *, values: NodeValues | N
 def _answer(request: bytes, context: Context, side: Side, values: NodeValues | None) -> bytes:
     """What fails here is this node's own matter: the server app is told that it did, and no more."""
     try:
-        answering = side if isinstance(side, Answering) else side(context)
+        answering = side(context) if callable(side) else side
         return respond(answering, request, (lambda name: values(context, name)) if values else None)
     except ValuesNeeded as error:
         return _refusal(f"{error}, and this node's app has none to give")
