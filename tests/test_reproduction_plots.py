@@ -60,7 +60,9 @@ def test_plots_with_no_points_or_negative_ones_are_drawn(series: tuple[Series, .
 
 
 def test_more_lines_than_colours_are_drawn():
-    render(replace(PLOT, series=tuple(replace(OURS, label=f"{i}") for i in range(9))), "svg")
+    labels = [f"line {number}" for number in range(9)]
+    drawn = render(replace(PLOT, series=tuple(replace(OURS, label=label) for label in labels)), "svg").decode()
+    assert all(f"<!-- {label} -->" in drawn for label in labels)
 
 
 def test_without_matplotlib_there_is_an_error_only_on_drawing_and_it_says_what_to_install(
