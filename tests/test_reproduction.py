@@ -1,25 +1,31 @@
 """The paper's methods and experiments: what each is on a tiny model, what the paper says on the small world."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
 
 from collabsecure.edits import EditRequest, Neighbor
 from collabsecure.errors import TooFewRequests
+from collabsecure.evaluate import evaluate_zsre
+from collabsecure.evaluate.cases import counterfact_with_texts
 from collabsecure.evaluate.intervals import Interval
 from collabsecure.evaluate.scores import Figure
 from collabsecure.keys import local_statistics
 from collabsecure.merge import merge_delta
 from collabsecure.reproduction.experiments import (
+    COUNTERFACT,
+    ZSRE,
     best_of,
     deal,
+    joined,
     measure,
     plot_residuals,
     plot_scores,
     predicted_over_repeats,
     residuals_over_repeats,
-    score,
+    written_texts,
 )
 from collabsecure.reproduction.methods import (
     BEFORE,
@@ -37,7 +43,7 @@ from collabsecure.reproduction.methods import (
     edit_alone,
     ties_by_layer,
 )
-from collabsecure.reproduction.results import Row, Setting
+from collabsecure.reproduction.results import Row
 from collabsecure.simulation import relative_distance
 from collabsecure.templates import ContextTemplates
 
@@ -53,6 +59,7 @@ def request(number, name):
         target_true="piano",
         paraphrases=(f"Listen, {name} plays the",),
         neighborhood=(Neighbor(prompt="Ada Quill plays the", answer="piano"),),
+        generation_prompts=(f"{name} was born in",),
         case_id=number,
     )
 
@@ -85,6 +92,10 @@ def cohort(cohort_of):
     return cohort_of()
 
 
+def asked(methods, evaluation=COUNTERFACT):
+    return [(method, evaluation) for method in methods]
+
+
 def row(method="M", score=None, *, edits=1, settings=()):
     figure = Figure(name="Score", value=score, interval=None if score is None else Interval(low=0.0, high=1.0))
     return Row(method=method, settings=settings, clients=3, edits=edits, figures=(figure,))
@@ -108,10 +119,11 @@ def test_collabedit_is_global_edit_to_the_last_record_and_only_layer_by_layer(co
     assert all(relative_distance(deltas[LAYER_SYNCHRONOUS][layer], reference[layer]) < 1e-10 for layer in (0, 1))
     assert relative_distance(deltas[ONE_SHOT][0], reference[0]) < 1e-10
     assert relative_distance(deltas[ONE_SHOT][1], reference[1]) > 1e-3
-    found, expected = (
-        score(cohort.model, deltas[method], REQUESTS, metrics="zsre") for method in (LAYER_SYNCHRONOUS, GLOBAL_EDIT)
-    )
-    assert found.records == expected.records
+    records = []
+    for method in (LAYER_SYNCHRONOUS, GLOBAL_EDIT):
+        with cohort.model.apply(deltas[method]):
+            records.append(evaluate_zsre(cohort.model, REQUESTS).records)
+    assert records[0] == records[1]
 
 
 def test_task_arithmetic_adds_and_simple_average_divides(cohort):
@@ -134,7 +146,7 @@ def test_ties_of_collabedit_trims_each_layer_by_itself():
 
 def test_every_method_has_a_row_of_its_own_and_leaves_the_model_as_it_was(cohort):
     weights = cohort.model.weights_digest()
-    rows = dict(measure(cohort, METHODS, metrics="counterfact"))
+    rows = {method: row for method, _, row in measure(cohort, asked(METHODS))}
     assert cohort.model.weights_digest() == weights
     assert list(rows) == list(METHODS)
     assert len({row.name for row in rows.values()}) == len(METHODS)
@@ -147,15 +159,39 @@ def test_every_method_has_a_row_of_its_own_and_leaves_the_model_as_it_was(cohort
 def test_rows_that_are_known_are_not_measured_again(cohort):
     expected = row(score=0.5)
     told = []
-    found = list(measure(cohort, METHODS, metrics="counterfact", known=lambda _: expected, editing=told.append))
-    assert found == [(method, expected) for method in METHODS]
+    found = list(measure(cohort, asked(METHODS), known=lambda *_: expected, editing=told.append))
+    assert found == [(method, COUNTERFACT, expected) for method in METHODS]
     assert told == []
 
 
 def test_own_updates_are_made_once_for_all_methods_that_merge_them(cohort):
     told = []
-    list(measure(cohort, (SIMPLE_AVERAGE, *TASK_ARITHMETIC), metrics="zsre", editing=told.append))
+    list(measure(cohort, asked((SIMPLE_AVERAGE, *TASK_ARITHMETIC), ZSRE), editing=told.append))
     assert len(told) == 3 * 2  # clients × layers
+
+
+def test_a_methods_update_is_made_once_for_all_that_is_asked_of_it(cohort):
+    told = []
+    texts = written_texts(None, seed=0, name="texts")
+    steps = [(GLOBAL_EDIT, COUNTERFACT), (GLOBAL_EDIT, texts), (ONE_SHOT, texts)]
+    rows = [row for _, _, row in measure(cohort, steps, editing=told.append)]
+    assert len(told) == 2 + 2 * 3  # layers in one place; layers × clients
+    assert [figure.name for figure in joined(rows[:2]).figures] == ["ES", "PS", "NS", "Score", "NE", "RS"]
+    assert rows[0].figure("NE") is None
+    assert rows[1].figure("NE").value > 0
+
+
+def test_steps_may_hang_on_the_rows_before_them(cohort):
+    rows = {}
+
+    def steps():
+        yield from asked(TASK_ARITHMETIC)
+        yield best_of(rows), ZSRE
+
+    for method, evaluation, row in measure(cohort, steps()):
+        rows |= {method: row} if evaluation is COUNTERFACT else {}
+    assert evaluation is ZSRE
+    assert method is best_of(rows)
 
 
 def test_any_number_of_clients(tiny_editable, cohort):
@@ -170,13 +206,12 @@ def test_any_number_of_clients(tiny_editable, cohort):
         deal(REQUESTS, values, num_clients=3, edits_per_client=3)
 
 
-def test_the_best_of_a_sweep_says_of_how_many_it_is():
-    swept = [row(score=value, settings=(Setting(name="λ", value=scale),)) for scale, value in ((1.0, 0.2), (2.0, 0.7))]
-    best = best_of([*swept, row(score=None)])
-    assert best.name == "M (λ = 2, best of 3)"
-    assert best.figures == swept[1].figures
+def test_the_best_has_the_highest_score_and_is_the_first_of_equals():
+    rows = {"a": row(score=0.2), "b": row(score=None), "c": row(score=0.7), "d": row(score=0.7)}
+    assert best_of(rows) == "c"
+    assert best_of({"b": rows["b"]}) == "b"
     with pytest.raises(ValueError, match="found no row"):
-        best_of([])
+        best_of({})
 
 
 def test_sweeps_hold_the_settings_of_the_table_and_none_twice():
@@ -207,18 +242,28 @@ def test_what_is_measured_over_repeats_is_the_papers_recursion_where_one_layer_i
 
 
 def test_figure_3_shows_what_was_measured_beside_what_was_predicted(cohort):
-    told = []
-    measured = residuals_over_repeats(cohort, repeats=2, progress=told.append)
+    kept = []
+    measured = residuals_over_repeats(cohort, repeats=2, keep=kept.append)
     plot = plot_residuals(measured, predicted_over_repeats(cohort, repeats=2), title="Figure 3")
     assert [line.label for line in plot.series] == [
         "layer 0, measured",
         "layer 1, measured",
-        "layer 0, by the recursion, edited alone",
-        "layer 1, by the recursion, edited alone",
+        "layer 0, predicted",
+        "layer 1, predicted",
     ]
     assert all(line.x == (0.0, 1.0, 2.0) for line in plot.series)
     assert plot.series[0].y[0] == pytest.approx(plot.series[2].y[0], rel=1e-12)  # before any edit they are the same
-    assert told == [1, 1, 1]
+    assert [repeated.times for repeated in kept] == [1, 2, 3]
+
+
+def test_edits_that_were_repeated_some_times_go_on_from_there(cohort):
+    kept = []
+    whole = residuals_over_repeats(cohort, repeats=3, keep=kept.append)
+    rest = []
+    found = residuals_over_repeats(cohort, repeats=3, since=kept[1], keep=rest.append)
+    assert [repeated.times for repeated in rest] == [3, 4]
+    for layer in (0, 1):
+        np.testing.assert_array_equal(found[layer], whole[layer])
 
 
 @pytest.fixture(scope="module")
@@ -245,24 +290,36 @@ def small_world(tmp_path_factory):
     }
 
 
+def references():
+    from collabsecure.references import References
+    from collabsecure.world import load_world
+    from collabsecure.world.articles import snippets
+    from collabsecure.world.facts import Facts
+
+    return References.match(json.loads(load_world().records.read_text()), snippets(Facts.make()))
+
+
 @pytest.mark.slow
-def test_on_the_small_world_collabedit_is_global_edit_to_the_last_record(small_world):
+def test_on_the_small_world_collabedit_is_global_edit_to_the_last_record_and_word(small_world):
     cohort = small_world[15]
     requests = [request for client in cohort.clients.values() for request in client.requests]
-    found, expected = (
-        score(cohort.model, method.edit(cohort, None), requests, metrics="counterfact")
-        for method in (LAYER_SYNCHRONOUS, GLOBAL_EDIT)
-    )
-    assert len(found.records) == 150
-    for one, other in zip(found.records, expected.records, strict=True):
-        assert (one.es, one.ps, one.ns) == (other.es, other.ps, other.ns)
+    found = []
+    for method in (LAYER_SYNCHRONOUS, GLOBAL_EDIT):
+        with cohort.model.apply(method.edit(cohort, None)):
+            found.append(counterfact_with_texts(references(), seed=0).find(cohort.model, requests, None))
+    assert len(found[0]) == 150
+    for one, other in zip(*found, strict=True):
+        for name in ("es", "ps", "ns"):
+            assert getattr(one.comparisons, name) == getattr(other.comparisons, name)
+        assert one.generation == other.generation  # NE, RS, and the texts themselves
+        assert None not in (one.generation.ne, one.generation.rs)
 
 
 @pytest.mark.slow
 def test_on_the_small_world_the_methods_stand_as_in_the_paper(small_world):
     wanted = (GLOBAL_EDIT, LAYER_SYNCHRONOUS, *METHODS[4:])
     scores = {
-        edits: {row.name: row.figure("Score").value for _, row in measure(cohort, wanted, metrics="counterfact")}
+        edits: {row.name: row.figure("Score").value for _, _, row in measure(cohort, asked(wanted))}
         for edits, cohort in small_world.items()
     }
     behind = {edits: found["GLOBAL-EDIT"] - found["TASK-ARITHMETIC (λ = 1)"] for edits, found in scores.items()}

@@ -23,6 +23,7 @@ def test_a_manifest_says_what_ran_on_what(tmp_path: Path):
         seeds={"values": 3, "intervals": 0},
         weights={"gpt2-xl": "00ff"},
         records={"MCF": records_digest([ONE])},
+        snippets="11ee",
     )
     for _ in range(2):  # a run that goes on writes it again
         write_manifest(tmp_path / "manifest.json", manifest)
@@ -32,6 +33,7 @@ def test_a_manifest_says_what_ran_on_what(tmp_path: Path):
     assert read["seeds"] == {"values": 3, "intervals": 0}
     assert read["weights_sha256"] == {"gpt2-xl": "00ff"}
     assert read["records_sha256"] == {"MCF": records_digest([ONE])}
+    assert read["snippets_sha256"] == "11ee"
     assert read["python"].endswith(platform.python_version())
     assert read["packages"]["collabsecure"] == collabsecure.__version__
     assert read["packages"]["numpy"] == np.__version__

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial, wraps
+from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar, cast
 
 import click
-from tqdm import tqdm
 
-from collabsecure.errors import MissingExtra
-from collabsecure.files import complete_or_absent
 from collabsecure_cli.attack_target import Target
 from collabsecure_cli.config import emit, operator_options
 from collabsecure_cli.own_folder import own_folder
 from collabsecure_cli.progress import progress_bar, say
+from collabsecure_cli.reproduce_results import as_lines, write_plot, write_table
 
 if TYPE_CHECKING:
-    from collabsecure.reproduction.experiments import Metrics
+    from collabsecure.reproduction.experiments import Evaluation, Repeated, Step
     from collabsecure.reproduction.methods import Cohort, Editing, Merging
-    from collabsecure.reproduction.results import Plot, Row, Table
-    from collabsecure_cli.reproduce_state import FinishedRows
-    from collabsecure_cli.reproduce_target import Ground
+    from collabsecure.reproduction.results import Row
+    from collabsecure_cli.reproduce_rows import Found, Plan
+    from collabsecure_cli.reproduce_target import Data, Ground
+    from collabsecure_cli.written_texts import WrittenTexts
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -40,6 +39,7 @@ class _Run:
     """What all experiments are asked for."""
 
     target: Target
+    data: Data  # of the small world
     clients: int
     out: Path
     force: bool
@@ -58,7 +58,7 @@ class _Run:
         from collabsecure_cli.reproduce_target import Ground
 
         say(f"Loading {self.target.name}…")
-        return Ground.load(self.target)
+        return Ground.load(self.target, data=self.data)
 
     def cohort(self, ground: Ground, edits: int) -> Cohort:
         say(
@@ -67,10 +67,19 @@ class _Run:
         )
         return ground.cohort(num_clients=self.clients, edits_per_client=edits, cache=self.out / "values")
 
-    def rows(self) -> FinishedRows:
+    def named(self, what: str, ground: Ground) -> Path:
+        """Where results go, without what their kinds end in; those on zsRE's records beside the others'."""
+        return self.out / (f"{what}-zsre" if ground.data == "zsRE" else what)
+
+    def measure(self, ground: Ground, plan: Plan, counts: Sequence[int], *, effort: int) -> list[Found]:
+        """What a plan finds with each number of edits; a record takes so much `effort`."""
+        from collabsecure_cli.reproduce_rows import Effort, measure_rows
         from collabsecure_cli.reproduce_state import FinishedRows
 
-        return FinishedRows(folder=self.out / "rows", of=self.target.identity)
+        state = FinishedRows(folder=self.out / "rows", of=(*self.target.identity, ground.data))
+        cohorts = {edits: self.cohort(ground, edits) for edits in counts}
+        with Effort(effort * self.clients * sum(counts)) as bar:
+            return [measure_rows(cohorts[edits], plan, state, edits=edits, effort=bar) for edits in counts]
 
 
 def _experiment(command: Callable[Concatenate[_Run, P], R]) -> Callable[P, R]:
@@ -78,12 +87,17 @@ def _experiment(command: Callable[Concatenate[_Run, P], R]) -> Callable[P, R]:
 
     @click.option("--model", help="Hugging Face directory or name such as gpt2-xl.  [default: the small world's GPT-2]")
     @click.option("--records", type=_existing_file, help="Edits, in any form that collabsecure reads.")
+    @click.option(
+        "--data",
+        type=click.Choice(["counterfact", "zsre"]),
+        help="Form of the small world's records, which says whose metrics.  [default: counterfact]",
+    )
     @click.option("--hparams", type=_existing_file, help="MEMIT's hyper-parameters as JSON, with λ.")
     @click.option("--second-moment", type=_existing_folder, help="Folder of `collabsecure second-moment`.")
     @click.option("--clients", type=click.IntRange(min=3), default=10, show_default=True, help="Clients that edit.")
     @click.option("--device", help="cpu, cuda, mps…  [default: a GPU if there is one]")
     @click.option(
-        "--seed", type=int, default=0, show_default=True, help="Of the contexts, and of the small world's order."
+        "--seed", type=int, default=0, show_default=True, help="Of contexts, texts, and the small world's order."
     )
     @click.option(
         "--out",
@@ -104,8 +118,12 @@ def _experiment(command: Callable[Concatenate[_Run, P], R]) -> Callable[P, R]:
             device=_text(given.pop("device")),
             seed=int(str(given.pop("seed"))),
         )
+        data = _text(given.pop("data"))
+        if data is not None and target.model is not None:
+            raise click.UsageError("--data is the small world's; with --model, --records says what data there are.")
         run = _Run(
             target=target,
+            data=cast("Data", data or "counterfact"),
             clients=int(str(given.pop("clients"))),
             out=Path(str(given.pop("out"))),
             force=bool(given.pop("force")),
@@ -138,49 +156,112 @@ def reproduce() -> None:
       collabsecure reproduce table1 --model gpt2-xl --records multi_counterfact.json --hparams gpt2-xl.json \\
         --second-moment stats/
 
-    Interrupted, the same command goes on: values and finished rows are kept in --out.
+    Interrupted, the same command goes on: values, finished rows and repetitions are kept in --out.
     """  # noqa: D301 - \b is click's mark for lines that stay as they are
 
 
 @reproduce.command("table1")
 @_experiment
 @click.option("--edits-per-client", type=click.IntRange(min=1), help="Of each.  [default: 15; 500 with --model]")
+@click.option(
+    "--snippets",
+    type=_existing_file,
+    help="ROME's attribute_snippets.json, or a file like it, for NE and RS.  [default: the small world's own; "
+    "with --model, neither NE nor RS]",
+)
+@click.option(
+    "--tfidf",
+    type=_existing_folder,
+    help="Folder with ROME's tfidf_vocab.json and idf.npy.  [default: words are weighed by all the snippets]",
+)
 @operator_options
-def table1(run: _Run, *, edits_per_client: int | None) -> None:
+def table1(run: _Run, *, edits_per_client: int | None, snippets: Path | None, tfidf: Path | None) -> None:
     """Compare all methods on the same clients: Table 1.
 
     GLOBAL-EDIT is MEMIT with all edits in one place. COLLABEDIT goes through the real secure sum, layer by layer
     (which gives GLOBAL-EDIT's figures) or with one sum for all layers. SIMPLE-AVERAGE, TASK-ARITHMETIC and TIES-MERGING
     merge the clients' finished updates; of the last two there is also the best of a sweep, chosen on the records that
-    it is measured on, which is more than they could have. On zsRE's records, zsRE's metrics.
+    it is measured on, which is more than they could have. On zsRE's records, zsRE's metrics; on CounterFact's, NE and
+    RS as well, of texts that the edited models write. Of a sweep, whose rows are compared by Score, only the best one
+    writes texts.
 
     \b
-    Writes table1.json, .md and .tex, sweeps.json with all that was swept, and table1-manifest.json.
-    On the small world: about three minutes.
+    Writes table1.json, .md and .tex, sweeps.json with all that was swept, and table1-manifest.json; on zsRE's
+    records table1-zsre.json and so on. On the small world: five minutes on two cores, on zsRE's records two.
 
     \b
     Examples:
       collabsecure reproduce table1
+      collabsecure reproduce table1 --data zsre
       collabsecure reproduce table1 --edits-per-client 30 --out out/more-edits/
     """  # noqa: D301 - \b is click's mark for lines that stay as they are
+    if run.is_small_world and snippets is not None:
+        raise click.UsageError("--snippets belongs to a --model; the small world has its own.")
+    if tfidf is not None and snippets is None:
+        raise click.UsageError("--tfidf belongs to --snippets.")
     edits = edits_per_client or (15 if run.is_small_world else 500)
     with run.folder():
-        from collabsecure.reproduction.experiments import best_of
+        from collabsecure.reproduction.experiments import best_of, joined
         from collabsecure.reproduction.methods import METHODS, SWEEPS
         from collabsecure.reproduction.results import Table
         from collabsecure.reproduction.tables import to_text
 
         ground = run.load()
+        texts = _texts(run, ground, snippets, tfidf)
+        scores, *others = evaluations = _evaluations(ground, texts)
+
+        def best(sweep: Sequence[Merging], found: Found) -> Merging:
+            return best_of({method: found[method, scores.name] for method in sweep})
+
+        def plan(found: Found) -> Iterator[Step]:
+            for method in METHODS:
+                yield from ((method, evaluation) for evaluation in evaluations)
+            for sweep in SWEEPS:
+                yield from ((method, scores) for method in sweep)
+                yield from ((best(sweep, found), evaluation) for evaluation in others)
+
         swept = [method for sweep in SWEEPS for method in sweep]
-        found = _measure(run, ground, [*METHODS, *swept], [edits])
-        best = [best_of([found[method, edits] for method in sweep]) for sweep in SWEEPS]
-        data = ground.data
-        table = Table(title=ground.name, data=data, rows=(*(found[method, edits] for method in METHODS), *best))
-        sweeps = Table(title=f"{ground.name}, sweeps", data=data, rows=tuple(found[method, edits] for method in swept))
-        _write_table(run.out / "table1", table)
-        _write_table(run.out / "sweeps", sweeps)
-        _write_manifest(run, ground, "table1")
-    emit({"out": str(run.out), **table.to_json()}, f"{to_text(table)}\n\nWritten: {run.out / 'table1'}.json, .md, .tex")
+        effort = _effort(evaluations) * len(METHODS) + len(swept) + _effort(others) * len(SWEEPS)
+        (found,) = run.measure(ground, plan, [edits], effort=effort)
+
+        def row(method: Editing | Merging) -> Row:
+            return joined([found[method, evaluation.name] for evaluation in evaluations])
+
+        rows = [row(method) for method in METHODS]
+        rows += [replace(row(best(sweep, found)), note=f"best of {len(sweep)}") for sweep in SWEEPS]
+        table = Table(title=ground.name, data=ground.data, rows=tuple(rows))
+        all_swept = tuple(found[method, scores.name] for method in swept)
+        write_table(path := run.named("table1", ground), table)
+        title = f"{ground.name}, sweeps"
+        write_table(run.named("sweeps", ground), Table(title=title, data=ground.data, rows=all_swept))
+        _write_manifest(run, ground, path, texts)
+    emit({"out": str(run.out), **table.to_json()}, f"{to_text(table)}\n\nWritten: {path}.json, .md, .tex")
+
+
+def _texts(run: _Run, ground: Ground, snippets: Path | None, tfidf: Path | None) -> WrittenTexts | None:
+    """What texts there are to be written; none for zsRE, and none with a model without snippets."""
+    from collabsecure_cli.written_texts import WrittenTexts
+
+    if ground.data == "zsRE":
+        if snippets is not None:
+            raise click.UsageError("--snippets belongs to CounterFact's records; zsRE has no prompts for texts.")
+        return None
+    if run.target.records is None:
+        return WrittenTexts.of_small_world(seed=run.target.seed)
+    return WrittenTexts.read(run.target.records, snippets, tfidf, seed=run.target.seed) if snippets else None
+
+
+def _evaluations(ground: Ground, texts: WrittenTexts | None = None) -> list[Evaluation]:
+    """What is measured of each method; first what has a Score."""
+    from collabsecure.reproduction.experiments import COUNTERFACT, ZSRE, written_texts
+
+    if texts is None:
+        return [ZSRE if ground.data == "zsRE" else COUNTERFACT]
+    return [COUNTERFACT, written_texts(texts.references, seed=texts.seed, name=texts.name)]
+
+
+def _effort(evaluations: Sequence[Evaluation]) -> int:
+    return sum(evaluation.effort for evaluation in evaluations)
 
 
 @reproduce.command("figure1")
@@ -214,12 +295,14 @@ def figure1(run: _Run, *, edits_per_client: tuple[int, ...]) -> None:
 
         ground = run.load()
         methods = [method for method in METHODS if method is not BEFORE]
-        found = _measure(run, ground, methods, counts)
-        rows = [found[method, edits] for method in methods for edits in counts]
+        (scores,) = _evaluations(ground)
+        steps = [(method, scores) for method in methods]
+        found = run.measure(ground, lambda _: steps, counts, effort=len(steps))
+        rows = [some[method, scores.name] for method in methods for some in found]
         plot = plot_scores(rows, title=f"Score on {ground.data}, {run.clients} clients, {ground.name}")
-        _write_plot(run.out / "figure1", plot)
-        _write_manifest(run, ground, "figure1")
-    emit({"out": str(run.out), **plot.to_json()}, _as_lines(plot, run.out / "figure1"))
+        write_plot(path := run.named("figure1", ground), plot)
+        _write_manifest(run, ground, path)
+    emit({"out": str(run.out), **plot.to_json()}, as_lines(plot, path))
 
 
 @reproduce.command("figure3")
@@ -242,59 +325,32 @@ def figure3(run: _Run, *, edits_per_client: int | None) -> None:
             predicted_over_repeats,
             residuals_over_repeats,
         )
+        from collabsecure_cli.reproduce_state import RepeatedEdits
 
         ground = run.load()
         cohort = run.cohort(ground, edits)
+        state = RepeatedEdits(
+            path=run.out / "repeated.safetensors",
+            of=(*run.target.identity, ground.data, str(run.clients), str(edits)),
+        )
+        since = state.read(cohort.second_moments)
         with progress_bar("edit again", REPEATS + 1) as advance:
-            measured = residuals_over_repeats(cohort, repeats=REPEATS, progress=advance)
+
+            def keep(repeated: Repeated) -> None:
+                state.write(repeated)
+                advance(1)
+
+            advance(since.times if since else 0)
+            measured = residuals_over_repeats(cohort, repeats=REPEATS, since=since, keep=keep)
         predicted = predicted_over_repeats(cohort, repeats=REPEATS)
         plot = plot_residuals(measured, predicted, title=f"‖R‖ of {run.clients * edits} edits, {ground.name}")
-        _write_plot(run.out / "figure3", plot)
-        _write_manifest(run, ground, "figure3")
-    emit({"out": str(run.out), **plot.to_json()}, _as_lines(plot, run.out / "figure3"))
+        write_plot(path := run.named("figure3", ground), plot)
+        _write_manifest(run, ground, path)
+        state.forget()
+    emit({"out": str(run.out), **plot.to_json()}, as_lines(plot, path))
 
 
-Found = Mapping[tuple["Editing | Merging", int], "Row"]
-
-
-def _measure(run: _Run, ground: Ground, methods: Sequence[Editing | Merging], counts: Sequence[int]) -> Found:
-    """Each method's row with each number of edits, those of an earlier run included."""
-    from collabsecure.reproduction.experiments import measure
-
-    metrics: Metrics = "zsre" if ground.data == "zsRE" else "counterfact"
-    state = run.rows()
-    found = {
-        (method, edits): row
-        for edits in counts
-        for method in methods
-        if (row := state.read(method, clients=run.clients, edits=edits)) is not None
-    }
-    left = [(method, edits) for edits in counts for method in methods if (method, edits) not in found]
-    say(f"{len(left)} rows of {len(methods) * len(counts)} to do")
-    cohorts = {edits: run.cohort(ground, edits) for edits in dict.fromkeys(edits for _, edits in left)}
-    sizes = {pair: run.clients * pair[1] for pair in left}  # records to ask about, which is what takes long
-    form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"
-    with tqdm(total=sum(sizes.values()), bar_format=form, dynamic_ncols=True) as bar:
-
-        def tell(part: float, edits: int) -> None:
-            finished = sum(size for pair, size in sizes.items() if pair in found)
-            bar.update(finished + round(part * run.clients * edits) - bar.n)
-
-        for edits, cohort in cohorts.items():
-            wanted = [method for method, of in left if of == edits]
-            asked = partial(_tell, tell, edits)
-            for method, row in measure(cohort, wanted, metrics=metrics, evaluating=asked):
-                state.write(row, method, clients=run.clients, edits=edits)
-                found[method, edits] = row
-                bar.set_description_str(f"{row.name[:44]:<44}")
-    return found
-
-
-def _tell(tell: Callable[[float, int], None], edits: int, done: int, of: int) -> None:
-    tell(done / of, edits)
-
-
-def _write_manifest(run: _Run, ground: Ground, name: str) -> None:
+def _write_manifest(run: _Run, ground: Ground, path: Path, texts: WrittenTexts | None = None) -> None:
     """Write what the results hang on beside them, with what was asked for in full: defaults may change."""
     from collabsecure.reproduction.manifest import write_manifest
 
@@ -305,36 +361,5 @@ def _write_manifest(run: _Run, ground: Ground, name: str) -> None:
         if value is not None and parameter.name not in ("out", "force", "device"):
             for one in value if isinstance(value, tuple) else (value,):
                 words += [parameter.opts[0], str(one)]
-    write_manifest(run.out / f"{name}-manifest.json", ground.manifest(words, seed=run.target.seed))
-
-
-def _write_table(path: Path, table: Table) -> None:
-    from collabsecure.reproduction.results import write_result
-    from collabsecure.reproduction.tables import to_latex, to_markdown
-
-    write_result(path.with_suffix(".json"), table)
-    for suffix, text in ((".md", to_markdown(table)), (".tex", to_latex(table))):
-        with complete_or_absent(path.with_suffix(suffix), force=True) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
-
-
-def _write_plot(path: Path, plot: Plot) -> None:
-    from collabsecure.reproduction.plots import write_plot
-    from collabsecure.reproduction.results import write_result
-
-    write_result(path.with_suffix(".json"), plot)
-    try:
-        for suffix in (".svg", ".png"):
-            write_plot(path.with_suffix(suffix), plot)
-    except MissingExtra as error:
-        say(f"The figures are in {path}.json, but not drawn: {error}")
-
-
-def _as_lines(plot: Plot, path: Path) -> str:
-    """Numbers for a terminal: a line for each series."""
-    width = max((len(series.label) for series in plot.series), default=0)
-    lines = [plot.title, f"{plot.y_label} by {plot.x_label}:"]
-    for series in plot.series:
-        points = "  ".join(f"{x:g}: {y:.3g}" for x, y in zip(series.x, series.y, strict=True))
-        lines.append(f"  {series.label:<{width}}  {points}")
-    return "\n".join([*lines, f"Written: {path}.json, and .svg and .png where matplotlib is installed"])
+    manifest = ground.manifest(words, seed=run.target.seed, texts=texts)
+    write_manifest(path.with_name(f"{path.name}-manifest.json"), manifest)

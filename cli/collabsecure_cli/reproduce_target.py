@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
     from collabsecure.secure_summation import SecureSummation
     from collabsecure.simulation import Client
     from collabsecure.templates import ContextTemplates
+    from collabsecure_cli.written_texts import WrittenTexts
+
+Data = Literal["counterfact", "zsre"]  # whose form the small world's records have
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -43,8 +48,11 @@ class Ground:
     requests: list[EditRequest]
 
     @classmethod
-    def load(cls, target: Target) -> Ground:
-        """Load what the command line says. The small world's records are in the order that the seed says."""
+    def load(cls, target: Target, *, data: Data) -> Ground:
+        """Load what the command line says.
+
+        The small world's records are in the order that the seed says, and the same edits in either form.
+        """
         if target.records is None or target.hparams is None or target.second_moment is None:
             import torch
 
@@ -58,7 +66,7 @@ class Ground:
                 hyperparameters=world.hyperparameters,
                 templates=world.templates,
                 second_moments=world.second_moments,
-                requests=list(world.requests),
+                requests=_in_zsres_form(target.seed) if data == "zsre" else list(world.requests),
             )
         from collabsecure.hyperparameters import Hyperparameters
         from collabsecure.templates import sample_templates
@@ -118,8 +126,8 @@ class Ground:
 
         return "zsRE" if default_metrics(self.requests) == "zsre" else "MCF"
 
-    def manifest(self, command: Sequence[str], *, seed: int) -> Manifest:
-        """What the figures of a command hang on."""
+    def manifest(self, command: Sequence[str], *, seed: int, texts: WrittenTexts | None) -> Manifest:
+        """What the figures of a command hang on; `texts` if some are written for them."""
         import torch
 
         from collabsecure.reproduction.manifest import manifest_of, records_digest
@@ -128,9 +136,10 @@ class Ground:
         return manifest_of(
             command,
             device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-            seeds={"contexts and order": seed},
+            seeds={"contexts and order": seed} | ({} if texts is None else {"texts": texts.seed}),
             weights={self.name: self.model.weights_digest()},
             records={self.data: records_digest(self.requests)},
+            snippets=None if texts is None else texts.digest,
         )
 
     def _secure_sum(self, clients: Mapping[int, Client], flow: Flow) -> SecureSummation:
@@ -156,3 +165,14 @@ class Ground:
         )
         policy = Policy(transcript=session.transcript, accept_honest_but_curious=not session.is_complete)
         return SecureSummation(session, list(identities.values()), server, policy=policy)
+
+
+def _in_zsres_form(seed: int) -> list[EditRequest]:
+    from collabsecure.edits.forms import RecordForm, parse_record
+    from collabsecure.world.facts import Facts
+    from collabsecure.world.names import shuffled
+    from collabsecure.world.zsre import zsre_json
+
+    records = enumerate(json.loads(zsre_json(Facts.make())))
+    requests = [parse_record(record, form=RecordForm.ZSRE, index=index) for index, record in records]
+    return shuffled(requests, random.Random(seed))  # noqa: S311 - the order of CounterFact's form, to compare with

@@ -29,6 +29,7 @@ class Manifest:
     seeds: Mapping[str, int]  # what is drawn → its seed
     weights: Mapping[str, str]  # model → digest of all its weights, `EditableModel.weights_digest`
     records: Mapping[str, str]  # data set → `records_digest`
+    snippets: str | None  # digest of what written texts were held against; None if none were
     python: str
     platform: str  # system, release, machine
     packages: Mapping[str, str]  # those of them that are installed → version
@@ -42,6 +43,7 @@ class Manifest:
             "seeds": dict(self.seeds),
             "weights_sha256": dict(self.weights),
             "records_sha256": dict(self.records),
+            "snippets_sha256": self.snippets,
             "python": self.python,
             "platform": self.platform,
             "packages": dict(self.packages),
@@ -55,6 +57,7 @@ def manifest_of(
     seeds: Mapping[str, int],
     weights: Mapping[str, str],
     records: Mapping[str, str],
+    snippets: str | None = None,
 ) -> Manifest:
     """Describe a run on this machine: what it was told, with the versions that are installed here."""
     packages = {"collabsecure": collabsecure.__version__}
@@ -69,6 +72,7 @@ def manifest_of(
         seeds=seeds,
         weights=weights,
         records=records,
+        snippets=snippets,
         python=f"{platform.python_implementation()} {platform.python_version()}",
         platform=platform.platform(),
         packages=packages,
