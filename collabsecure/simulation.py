@@ -168,7 +168,8 @@ def one_shot_statistics(
         with model.apply(own):
             mine = _statistics(model, client, templates, layer, layers, progress)
         yield layer, mine
-        own[layer] = merge_delta(second_moments[layer], mine.gram, mine.cross)
+        if layer != layers[-1]:  # nothing is computed on top of the last
+            own[layer] = merge_delta(second_moments[layer], mine.gram, mine.cross)
 
 
 def _statistics(

@@ -5,6 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
+from collabsecure import simulation
 from collabsecure.edits import EditRequest, split_among_clients
 from collabsecure.errors import BadRequest, NotPositiveDefinite, SumAborted
 from collabsecure.keys import residual_range
@@ -15,6 +16,7 @@ from collabsecure.simulation import (
     PlainSummation,
     edit_globally,
     edit_together,
+    one_shot_statistics,
     relative_distance,
 )
 from collabsecure.statistics import Statistics, Summed
@@ -94,6 +96,14 @@ def test_one_shot_is_exact_at_the_first_layer_alone(model, clients, moments):
     first, *later = distances(together.deltas, reference)
     assert first < 1e-10
     assert min(later) > 1e-3
+
+
+def test_for_one_shot_a_client_solves_only_what_later_layers_are_computed_on(model, clients, moments, monkeypatch):
+    solved = []
+    solve = simulation.merge_delta
+    monkeypatch.setattr(simulation, "merge_delta", lambda *arrays: solved.append(1) or solve(*arrays))
+    assert [layer for layer, _ in one_shot_statistics(model, clients[1], TEMPLATES, moments)] == list(LAYERS)
+    assert len(solved) == len(LAYERS) - 1
 
 
 @pytest.mark.parametrize(("bits", "bar"), [(64, 1e-10), (48, 1e-8), (40, 1e-6)])

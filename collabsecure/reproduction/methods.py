@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from collabsecure.layers import EditableModel
-from collabsecure.merge import merge_delta
 from collabsecure.merging import Update, simple_average, task_arithmetic, ties
 from collabsecure.reproduction.results import Setting
 from collabsecure.simulation import (
@@ -27,7 +26,6 @@ from collabsecure.simulation import (
     Summation,
     edit_globally,
     edit_together,
-    one_shot_statistics,
 )
 from collabsecure.templates import ContextTemplates
 
@@ -81,13 +79,8 @@ def edit_alone(cohort: Cohort, progress: Progress | None = None) -> tuple[Deltas
         NotPositiveDefinite: C + KᵢKᵢᵀ is not, at some layer.
     """
     return tuple(
-        {
-            layer: merge_delta(cohort.second_moments[layer], own.gram, own.cross)
-            for layer, own in one_shot_statistics(
-                cohort.model, client, cohort.templates, cohort.second_moments, progress
-            )
-        }
-        for client in cohort.clients.values()
+        edit_globally(cohort.model, {number: client}, cohort.templates, cohort.second_moments, progress=progress)
+        for number, client in cohort.clients.items()
     )
 
 
