@@ -1,0 +1,340 @@
+"""Sums over an engine that treats its messages badly are exact over who stayed, or end with a reason."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from memory_host import (
+    ARRAYS,
+    Fault,
+    Faults,
+    MemoryHost,
+    MemoryNode,
+    exact_sum,
+    identity,
+    made_nodes,
+    made_session,
+    made_values,
+)
+
+from collabsecure.errors import BadFile, SumAborted
+from collabsecure.integrations.exchange import Hello, Ready, Refused, Shard, Wait, decode_request, encode
+from collabsecure.integrations.host import Host, Node
+from collabsecure.integrations.node import SumNode
+from collabsecure.integrations.sessions import Summand
+from collabsecure.integrations.sums import SecureSum, SumResult
+from collabsecure_protocols import ClientState, LocalProtocolError, Session
+from collabsecure_protocols.tensors import CHUNK_VALUES
+
+SESSION = made_session()
+CLIENTS = (1, 2, 3, 4)
+LARGE = made_session(
+    sums={"large": {"a": Summand(shape=(2 * CHUNK_VALUES + 5,), bound=1.0), "b": Summand(shape=(3,), bound=1.0)}}
+)
+# What a node is asked in a first sum when nothing goes wrong, in order
+HELLO, ADVERT, SHARES, START, VALUES, UPLOAD, SURVIVORS, CONFIRMATIONS, FINISHED, END = range(10)
+
+
+def over(host: MemoryHost, session: Session = SESSION, **options: object) -> SecureSum:
+    return SecureSum(
+        host, session, identity(0), clock=host.clock, **{"phase_seconds": 600.0, "upload_seconds": 900.0, **options}
+    )
+
+
+def is_exact(result: SumResult, clients: Sequence[int] = CLIENTS, session: Session = SESSION) -> None:
+    assert result.survivors == tuple(clients)
+    expected = exact_sum(session, clients, result.name)
+    assert result.arrays.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(result.arrays[name], array)
+
+
+def at(node: Node, number: int, fault: Fault) -> Faults:
+    return lambda found, count: fault if (found, count) == (node, number) else Fault.NONE
+
+
+def silent_from(number: int, *nodes: Node) -> Faults:
+    return lambda node, count: Fault.SILENT if node in nodes and count >= number else Fault.NONE
+
+
+def state_of(host: MemoryHost, node: Node) -> ClientState:
+    process = host.machines[node].process
+    assert isinstance(process, SumNode)
+    return process.state
+
+
+def test_two_sums_from_one_set_up_in_as_few_requests_as_there_are() -> None:
+    host = MemoryHost(made_nodes(SESSION))
+    assert isinstance(host, Host)
+    secure_sum = over(host)
+    is_exact(secure_sum.run("round 1"))
+    assert secure_sum.participants == CLIENTS
+    assert len(host.requests) == 4 * END
+    is_exact(secure_sum.run())
+    assert len(host.requests) == 4 * (END + END - START)
+    assert host.now < 1
+    assert all(state_of(host, node) is ClientState.FINISHED for node in host.nodes())
+    with pytest.raises(LocalProtocolError, match="the session is over"):
+        secure_sum.run()
+
+
+@pytest.mark.parametrize("number", range(END))
+@pytest.mark.parametrize("fault", [fault for fault in Fault if fault not in (Fault.NONE, Fault.SILENT)])
+def test_one_fault_of_any_kind_at_any_request_changes_nothing(fault: Fault, number: int) -> None:
+    host = MemoryHost(made_nodes(SESSION), at("node 2", number, fault))
+    secure_sum = over(host)
+    is_exact(secure_sum.run())
+    is_exact(secure_sum.run())
+
+
+def test_every_request_may_meet_a_new_process() -> None:
+    host = MemoryHost(made_nodes(SESSION), lambda *_: Fault.RESTARTED)
+    secure_sum = over(host)
+    is_exact(secure_sum.run())
+    is_exact(secure_sum.run())
+
+
+@given(
+    st.lists(st.sampled_from([fault for fault in Fault if fault is not Fault.SILENT]), max_size=60),
+    st.permutations([f"node {client}" for client in CLIENTS]),
+)
+@settings(max_examples=25, deadline=None, derandomize=True)
+def test_faults_in_any_order_change_nothing(faults: list[Fault], order: list[Node]) -> None:
+    """A node gets so many faults, one after the other, and then none; the nodes are seen in any order."""
+    left = {node: faults[number::4] for number, node in enumerate(order)}
+    nodes = made_nodes(SESSION)
+    host = MemoryHost(
+        {node: nodes[node] for node in order}, lambda node, _: left[node].pop() if left[node] else Fault.NONE
+    )
+    secure_sum = over(host, phase_seconds=3600.0)
+    is_exact(secure_sum.run())
+    is_exact(secure_sum.run())
+
+
+@pytest.mark.parametrize("number", range(END))
+def test_a_node_that_falls_silent_costs_its_own_input_at_most(number: int) -> None:
+    host = MemoryHost(made_nodes(SESSION), silent_from(number, "node 4"))
+    secure_sum = over(host)
+    is_exact(secure_sum.run(), CLIENTS[:3] if number <= UPLOAD else CLIENTS)
+    is_exact(secure_sum.run(), CLIENTS[:3])
+
+
+def test_a_node_that_falls_silent_in_the_middle_of_its_upload_costs_its_own_input_alone() -> None:
+    host = MemoryHost(made_nodes(LARGE), silent_from(UPLOAD + 1, "node 2"))
+    result = over(host, LARGE, shard_bytes=1).run()
+    is_exact(result, (1, 3, 4), LARGE)
+    uploads = [decode_request(request) for node, request in host.requests if node == "node 2"]
+    assert [found.first for found in uploads if isinstance(found, Shard)] == [0, 0, 1]
+
+
+def test_an_upload_goes_on_where_it_was_in_a_new_process() -> None:
+    host = MemoryHost(made_nodes(LARGE), at("node 2", UPLOAD + 2, Fault.ENDED))
+    is_exact(over(host, LARGE, shard_bytes=1).run(), CLIENTS, LARGE)
+    uploads = [decode_request(request) for node, request in host.requests if node == "node 2"]
+    assert [found.first for found in uploads if isinstance(found, Shard)] == [0, 0, 1, 2, 2, 3]
+
+
+def test_a_node_that_was_away_takes_part_in_the_next_sum() -> None:
+    host = MemoryHost(
+        made_nodes(SESSION),
+        lambda node, number: Fault.REQUEST_LOST if node == "node 4" and UPLOAD <= number < 100 else Fault.NONE,
+    )
+    secure_sum = over(host, upload_seconds=500.0)
+    is_exact(secure_sum.run(), CLIENTS[:3])
+    host.faults = lambda *_: Fault.NONE
+    is_exact(secure_sum.run(), CLIENTS)
+
+
+def test_a_sum_of_too_few_is_aborted_and_its_values_may_be_used_again() -> None:
+    host = MemoryHost(made_nodes(SESSION), silent_from(UPLOAD, "node 3", "node 4"))
+    secure_sum = over(host)
+    with pytest.raises(SumAborted, match="TOO_FEW in MASKED_INPUT"):
+        secure_sum.run()
+    assert state_of(host, "node 1") is ClientState.ABORTED
+    with pytest.raises(LocalProtocolError, match="the session is over"):
+        secure_sum.run()
+    another = made_session(session_id=bytes(32))
+    nodes = made_nodes(another, stores={1: host.machines["node 1"].process._store})  # type: ignore[union-attr]
+    is_exact(over(MemoryHost(nodes), another).run(), CLIENTS, another)
+
+
+def test_nobody_at_all_is_an_abort() -> None:
+    with pytest.raises(SumAborted, match="TOO_FEW in ADVERTISE_KEYS"):
+        over(MemoryHost({})).run()
+
+
+def test_values_that_are_refused_cost_a_client_that_sum_and_no_waiting() -> None:
+    nodes = made_nodes(SESSION)
+
+    def values(name: str) -> dict[str, np.ndarray]:
+        if name == "round 1":
+            return {"weights": np.full((3, 5), np.inf), "examples": np.zeros(1)}
+        return made_values(SESSION, 4, name)
+
+    class Refusing(MemoryNode):
+        def answer(self, request: bytes) -> bytes:
+            return super().answer(request) or encode(Refused(check="", reason="values refused"))
+
+    nodes["node 4"] = Refusing(start=nodes["node 4"].start, values=values)
+    said: list[str] = []
+    host = MemoryHost(nodes)
+    secure_sum = over(host, tell=said.append)
+    is_exact(secure_sum.run(), CLIENTS[:3])
+    assert host.now < 1
+    assert "Client 4 refuses: values refused" in said
+    is_exact(secure_sum.run(), CLIENTS)
+
+
+def answering(reply: Callable[[bytes], bytes | None]) -> MemoryNode:
+    class Other(MemoryNode):
+        def answer(self, request: bytes) -> bytes | None:
+            return reply(request)
+
+    return Other(start=lambda: pytest.fail("not asked"))
+
+
+STRANGERS = {
+    "other software": answering(lambda _: b"<html>"),
+    "nothing": answering(lambda _: None),
+    "busy": answering(lambda _: encode(Wait())),
+    "another session": answering(lambda _: encode(Refused(check="", reason="another session"))),
+    "no client": answering(lambda _: encode(Ready(payloads=(b"\0\x09",)))),
+    "empty": answering(lambda _: encode(Ready())),
+}
+
+
+def test_nodes_that_are_none_of_the_sessions_are_left_alone() -> None:
+    host = MemoryHost({**STRANGERS, **made_nodes(SESSION)})
+    is_exact(over(host).run())
+    assert host.now < 1
+
+
+def impostor(client: int, otherwise: bytes | None) -> MemoryNode:
+    """A node that says that it is a client whose key it does not have."""
+    hello = encode(Ready(payloads=(client.to_bytes(2, "big"),)))
+    return answering(lambda request: hello if isinstance(decode_request(request), Hello) else otherwise)
+
+
+@pytest.mark.parametrize(
+    "otherwise",
+    [
+        None,
+        b"",
+        encode(Ready()),
+        encode(Wait()),
+        encode(Refused(check="", reason="no")),
+        encode(Ready(payloads=(b"x",))),
+    ],
+)
+def test_a_node_that_says_it_is_another_keeps_no_client_out(otherwise: bytes | None) -> None:
+    host = MemoryHost({"impostor": impostor(2, otherwise), **made_nodes(SESSION)})
+    secure_sum = over(host)
+    is_exact(secure_sum.run())
+    is_exact(secure_sum.run())
+
+
+def test_a_silent_node_that_says_it_is_another_keeps_no_client_out() -> None:
+    nodes = {"impostor": impostor(2, None), **made_nodes(SESSION)}
+    host = MemoryHost(nodes, silent_from(1, "impostor"))
+    is_exact(over(host).run())
+
+
+def test_a_client_may_come_late_and_from_another_node() -> None:
+    nodes = made_nodes(SESSION)
+    late = nodes.pop("node 4")
+
+    def comes(node: Node, number: int) -> Fault:
+        if (node, number) == ("node 1", ADVERT):
+            host.machines["node 4"] = late
+        if (node, number) == ("node 4", UPLOAD):  # the engine gives the same machine another name
+            host.machines["node 5"] = host.machines.pop("node 4")
+            return Fault.REPLY_LOST
+        return Fault.NONE
+
+    host = MemoryHost(nodes, comes)
+    secure_sum = over(host)
+    is_exact(secure_sum.run())
+    is_exact(secure_sum.run())
+
+
+def test_all_compute_at_once_and_upload_in_turn() -> None:
+    class Counting(MemoryHost):
+        def __init__(self) -> None:
+            super().__init__(made_nodes(LARGE))
+            self.asked: list[tuple[Node, int]] = []
+            self.uploading: set[Node] = set()
+            self.most = 0
+
+        def send(self, node: Node, request: bytes) -> None:
+            found = decode_request(request)
+            if isinstance(found, Shard):
+                self.asked.append((node, found.count))
+                if found.count:
+                    self.uploading.add(node)
+                    self.most = max(self.most, len(self.uploading))
+            super().send(node, request)
+
+        def receive(self, seconds: float) -> Sequence[object]:
+            arrived = super().receive(seconds)
+            self.uploading -= {item.node for item in arrived}
+            return arrived
+
+    host = Counting()
+    is_exact(over(host, LARGE, shard_bytes=1).run(), CLIENTS, LARGE)
+    assert host.most == 2
+    assert sorted(node for node, count in host.asked if count == 0) == [f"node {client}" for client in CLIENTS]
+    host = Counting()
+    is_exact(over(host, LARGE, shard_bytes=1, at_once=1).run(), CLIENTS, LARGE)
+    assert host.most == 1
+
+
+def test_uploads_that_stall_do_not_hold_up_the_others() -> None:
+    session = made_session(6)
+    host = MemoryHost(made_nodes(session), silent_from(UPLOAD, "node 1"))
+    result = over(host, session, at_once=1, upload_seconds=2000.0).run()
+    is_exact(result, (2, 3, 4, 5, 6), session)
+
+
+def test_masks_are_bound_to_what_the_sum_follows() -> None:
+    nodes, link = made_nodes(SESSION), b"m" * 32
+
+    def knowing(client: int) -> MemoryNode:
+        node = nodes[f"node {client}"]
+
+        def start() -> object:
+            process = node.start()
+            process.give("round 1", made_values(SESSION, client, "round 1"), link=link)
+            return process
+
+        return MemoryNode(start=start)
+
+    host = MemoryHost({**nodes, **{f"node {client}": knowing(client) for client in (1, 2, 3)}})
+    is_exact(over(host).run(link=link), (1, 2, 3))
+
+
+def test_nothing_is_left_of_what_was_uploaded(tmp_path) -> None:
+    host = MemoryHost(made_nodes(LARGE), silent_from(UPLOAD + 1, "node 2"))
+    over(host, LARGE, shard_bytes=1, staging=tmp_path).run()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_it_cannot_do_is_said_before_anything_is_sent() -> None:
+    host = MemoryHost(made_nodes(SESSION))
+    with pytest.raises(LocalProtocolError, match="expected 'round 1', which is next"):
+        over(host).run("round 2")
+    with pytest.raises(LocalProtocolError, match="not the session's server key"):
+        SecureSum(host, SESSION, identity(1))
+    assert host.requests == []
+    with pytest.raises(BadFile, match="no such file or directory"):
+        over(host, staging=Path("/nowhere")).run()
+    assert host.requests == []
+
+
+@pytest.mark.parametrize("num_clients", [3, 12])
+def test_sums_of_few_and_more_clients(num_clients: int) -> None:
+    session = made_session(num_clients, {"one": ARRAYS})
+    clients = tuple(map(int, session.client_ids))
+    is_exact(over(MemoryHost(made_nodes(session)), session).run(), clients, session)
