@@ -9,6 +9,9 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TypedDict, Unpack
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
@@ -17,10 +20,14 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from collabsecure.errors import CollabsecureError
+from collabsecure.integrations import sums
 from collabsecure.integrations.exchange import Refused, encode
 from collabsecure.integrations.host import Answering, Arrived, Node, ValuesNeeded, respond
+from collabsecure.integrations.node import SumNode
 from collabsecure.integrations.relay import Daemon
-from collabsecure_protocols import ValueRefused
+from collabsecure.integrations.stores import FolderStore
+from collabsecure_protocols import Identity, Policy, ProtocolError, Session, ValueRefused
+from collabsecure_protocols.client_state import NO_LINK
 
 ACTION = "collabsecure"  # messages are of type query.collabsecure, and hold one record and array of that name
 SOCKET = "collabsecure-socket"  # in a SuperNode's --node-config: where its daemon listens
@@ -86,6 +93,39 @@ class GridHost:
         return arrived
 
 
+class SumOptions(TypedDict, total=False):
+    """What a `SecureSum` may be told beyond session and key; `sums.SecureSum` says what they mean."""
+
+    phase_seconds: float
+    upload_seconds: float
+    at_once: int
+    shard_bytes: int
+    staging: Path | None
+    tell: Callable[[str], None]
+
+
+class SecureSum(sums.SecureSum):
+    """A session of sums over a grid, run from anywhere below `@app.main()`.
+
+        sums = SecureSum(grid, session, server_key)
+        total = sums.run("round 1").arrays["model"]
+
+    `request_seconds` is how long Flower keeps a request that nobody answers before it is sent again. A SuperNode that
+    was killed with a request in hand, and is back within Flower's minute, is noticed by nothing else.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        session: Session,
+        identity: Identity,
+        *,
+        request_seconds: float = REQUEST_SECONDS,
+        **options: Unpack[SumOptions],
+    ) -> None:
+        super().__init__(GridHost(grid, seconds=request_seconds), session, identity, **options)
+
+
 def register(app: ClientApp, side: Side | None = None, *, values: NodeValues | None = None) -> None:
     """Add the action to a client app; whatever else the app does, it goes on doing.
 
@@ -101,26 +141,60 @@ def register(app: ClientApp, side: Side | None = None, *, values: NodeValues | N
         if request is None:
             reply = _refusal("found a message without a request; expected one sent by collabsecure")
         else:
-            reply = _answer(request, context, side or _daemon, values)
+            reply = _answer(request, context, side, values)
         return Message(_pack(reply), reply_to=message)
 
 
-def _answer(request: bytes, context: Context, side: Side, values: NodeValues | None) -> bytes:
+def _answer(request: bytes, context: Context, side: Side | None, values: NodeValues | None) -> bytes:
     """What fails here is this node's own matter: the server app is told that it did, and no more."""
     try:
-        answering = side(context) if callable(side) else side
-        return respond(answering, request, (lambda name: values(context, name)) if values else None)
+        return respond(_answering(side, context), request, (lambda name: values(context, name)) if values else None)
     except ValuesNeeded as error:
         return _refusal(f"{error}, and this node's app has none to give")
     except ValueRefused as error:
         _log.error("Values refused: %s", error)
         return _refusal("this node's values are outside the session's ranges, or not as it says; its log has more")
-    except CollabsecureError as error:
+    except (CollabsecureError, ProtocolError) as error:
         _log.error("%s", error)
         raise NotAnswered("nobody answers for this node; its log has more") from error
 
 
-def _daemon(context: Context) -> Answering:
+def give(
+    context: Context,
+    sum_name: str,
+    values: Mapping[str, NDArray[np.generic]],
+    *,
+    link: bytes = NO_LINK,
+    side: Side | None = None,
+) -> None:
+    """Hand a sum's arrays to this node's side as soon as the app has them, for instance in its train action.
+
+    What is given before the message is answered outlasts this process, which Flower's context may not. `link` binds
+    them to what they were computed on, such as the digest of a model (`host.Answering.give`).
+
+    Raises:
+        NotAnswered: they were refused, or nobody is there; why is in the node's log, as Flower sends the text of what
+            an app raises to the server.
+    """
+    try:
+        _answering(side, context).give(sum_name, values, link=link)
+    except (CollabsecureError, ProtocolError) as error:
+        _log.error("Values of %r not given: %s", sum_name, error)
+        raise NotAnswered(f"the values of {sum_name!r} were not given; this node's log has more") from error
+
+
+def _answering(side: Side | None, context: Context) -> Answering:
+    if side is None:
+        return daemon(context)
+    return side(context) if callable(side) else side
+
+
+def daemon(context: Context) -> Answering:
+    """The daemon beside this node.
+
+    Raises:
+        NotAnswered: the node was not told where it listens.
+    """
     path = context.node_config.get(SOCKET) or os.environ.get(ENVIRONMENT)
     if not path:
         raise NotAnswered(
@@ -128,6 +202,50 @@ def _daemon(context: Context) -> Answering:
             "its environment, and there what `collabsecure client --daemon --socket …` was told"
         )
     return Daemon(str(path))
+
+
+class Direct:
+    """A side in the app's own process: **key and values are where whoever starts a run ships the code**.
+
+    For trying out, or where all who may start runs are trusted with every node's key. `identity` gives this node's key
+    and `folder` the place for what its client must remember, both by the node's own context. Flower's context is no
+    such place: Flower hands over an answer before it keeps the context that the answer came from.
+
+        register(app, Direct(session, identity, policy=Policy(), folder=folder), values=values)
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        identity: Callable[[Context], Identity],
+        *,
+        policy: Policy,
+        folder: Callable[[Context], Path],
+    ) -> None:
+        self._session, self._identity, self._policy, self._folder = session, identity, policy, folder
+
+    def __call__(self, context: Context) -> Answering:
+        """This node's client."""
+        _log.warning("Direct mode: this node's key and values are in the app's process; whoever ships the app has them")
+        return _InProcess(self._session, self._identity(context), self._policy, self._folder(context))
+
+
+class _InProcess:
+    """A client that lives as long as a call; another process may make the next one."""
+
+    def __init__(self, session: Session, identity: Identity, policy: Policy, folder: Path) -> None:
+        self._session, self._identity, self._policy, self._folder = session, identity, policy, folder
+
+    def answer(self, request: bytes) -> bytes:
+        with closing(FolderStore(self._folder)) as store:
+            return self._node(store).answer(request)
+
+    def give(self, sum_name: str, values: Mapping[str, NDArray[np.generic]], *, link: bytes = NO_LINK) -> None:
+        with closing(FolderStore(self._folder)) as store:
+            self._node(store).give(sum_name, values, link=link)
+
+    def _node(self, store: FolderStore) -> SumNode:
+        return SumNode(self._session, self._identity, policy=self._policy, store=store, rng=os.urandom)
 
 
 class NotAnswered(CollabsecureError):

@@ -8,6 +8,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 RAISED, UNAVAILABLE = 2, 3  # Flower's ErrorCode
@@ -26,6 +27,7 @@ class InProcessGrid(Grid):
             for node in nodes
         }
         self.fault = lambda node, number: None
+        self.is_ours = False  # whether the message at hand is
         self.largest = 0  # bytes of one object
         self._numbers = itertools.count()
         self._pushed: dict[str, tuple[int, dict[str, bytes]]] = {}
@@ -45,10 +47,11 @@ class InProcessGrid(Grid):
         replies = []
         for message_id in [each for each in message_ids if each in self._pushed]:
             node, objects = self._pushed.pop(message_id)
-            if (fault := self.fault(node, next(self._numbers))) == "lost":
-                continue
             message = inflate_object_from_contents(message_id, dict(objects))
             message.metadata.__dict__["_message_id"] = message_id
+            self.is_ours = message.metadata.message_type == "query.collabsecure"
+            if (fault := self.fault(node, next(self._numbers))) == "lost":
+                continue
             reply = self._handled(message, node)
             if fault == "repeated":
                 reply = self._handled(message, node)
@@ -81,4 +84,4 @@ class InProcessGrid(Grid):
 
     @property
     def run(self):
-        raise NotImplementedError
+        return Run.create_empty(1)
