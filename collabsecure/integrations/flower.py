@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import Unpack
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
@@ -93,17 +93,6 @@ class GridHost:
         return arrived
 
 
-class SumOptions(TypedDict, total=False):
-    """What a `SecureSum` may be told beyond session and key; `sums.SecureSum` says what they mean."""
-
-    phase_seconds: float
-    upload_seconds: float
-    at_once: int
-    shard_bytes: int
-    staging: Path | None
-    tell: Callable[[str], None]
-
-
 class SecureSum(sums.SecureSum):
     """A session of sums over a grid, run from anywhere below `@app.main()`.
 
@@ -121,7 +110,7 @@ class SecureSum(sums.SecureSum):
         identity: Identity,
         *,
         request_seconds: float = REQUEST_SECONDS,
-        **options: Unpack[SumOptions],
+        **options: Unpack[sums.SumOptions],
     ) -> None:
         super().__init__(GridHost(grid, seconds=request_seconds), session, identity, **options)
 

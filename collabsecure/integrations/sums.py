@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +53,17 @@ class SumResult:
     survivors: tuple[int, ...]  # the clients over whom it is, by their numbers on the roster
     seconds: float  # with the set-up, if that was in it
     bytes_received: int  # of masked input, in those clients' messages
+
+
+class SumOptions(TypedDict, total=False):
+    """What a `SecureSum` may be told beyond host, session and key, for adapters that pass it on."""
+
+    phase_seconds: float
+    upload_seconds: float
+    at_once: int
+    shard_bytes: int
+    staging: Path | None
+    tell: Callable[[str], None]
 
 
 class SecureSum:
