@@ -1,18 +1,31 @@
 """The adapter for NVFlare, against its own proxies and client apps in this process."""
 
+import logging
+import subprocess
+import sys
 import threading
 import time
 
 import numpy as np
 import pytest
 from collab_sites import Lost, Sites
+from memory_host import exact_sum, identity, made_session, made_values
+from nvflare.collab import CollabCallError, collab
 from nvflare.collab.api.exceptions import RunAborted
 
 from collabsecure.integrations.exchange import SHARD_BYTES, Refused, Wait, decode_reply, encode
 from collabsecure.integrations.host import Answering, Host, ValuesNeeded
-from collabsecure.integrations.nvflare import ENVIRONMENT, SOCKET, ClientActions, CollabHost, NotSetUp
+from collabsecure.integrations.nvflare import (
+    ENVIRONMENT,
+    SOCKET,
+    ClientActions,
+    CollabHost,
+    NotAnswered,
+    SecureSum,
+    direct,
+)
 from collabsecure.integrations.relay import Daemon
-from collabsecure_protocols import ValueRefused
+from collabsecure_protocols import Policy, ValueRefused
 
 NAMES = ("site-1", "site-2", "site-3")
 
@@ -95,7 +108,7 @@ def test_what_nvflare_loses_or_a_site_raises_is_a_lost_request_and_no_more():
             raise Lost
 
     sites.fault = fault
-    sites.apps["site-2"].client.side = lambda: (_ for _ in ()).throw(OSError("disk"))
+    sites.apps["site-2"].client.echo.answer = None  # whatever is wrong there
     host = CollabHost(sites.proxies, seconds=0.5)
     for node in NAMES:
         host.send(node, b"x")
@@ -134,15 +147,25 @@ def test_a_job_without_values_says_so():
     assert "this site's job has none to give" in reply.reason
 
 
-def test_why_values_are_refused_stays_at_the_site(caplog):
+def test_refused_values_stay_at_the_site(caplog):
+    """And out of its log, which NVFlare may stream to the server."""
+
     class Broken(Site):
         def values(self, sum_name):
             return {"weights": np.array([1.25, np.nan])}
 
-    reply = decode_reply(asked(Sites(Broken, NAMES[:1]), b"values")["site-1"])
+        @collab.publish
+        def train(self):
+            self.give("round 1", self.values("round 1"))
+
+    caplog.set_level(logging.INFO)
+    sites = Sites(Broken, NAMES[:1])
+    reply = decode_reply(asked(sites, b"values")["site-1"])
     assert isinstance(reply, Refused)
-    assert "1.25" not in reply.reason
-    assert "1.25" in caplog.text
+    with pytest.raises(CollabCallError) as told:
+        sites.proxies[0].train()
+    assert "1.25" not in reply.reason + str(told.value) + caplog.text
+    assert "Values of tensor 'weights' are refused" in caplog.text
 
 
 def test_a_call_that_nvflare_gave_up_on_is_not_answered_twice_at_once(monkeypatch):
@@ -189,7 +212,7 @@ class TestTheSide:
         assert str(self.side({SOCKET: "/run/one.socket"}, monkeypatch).path) == "/run/one.socket"
 
     def test_is_nobody_otherwise(self, monkeypatch):
-        with pytest.raises(NotSetUp, match="COLLABSECURE_SOCKET in the environment"):
+        with pytest.raises(NotAnswered, match="COLLABSECURE_SOCKET in the environment"):
             self.side({}, monkeypatch)
 
     def test_that_is_missing_is_a_lost_request_and_why_stays_at_the_site(self, monkeypatch, tmp_path, caplog):
@@ -202,3 +225,79 @@ class TestTheSide:
         assert len(told) == 1
         assert "its log has more" in told[0]
         assert str(tmp_path) not in told[0]
+
+
+def test_the_package_does_not_import_nvflare():
+    code = (
+        "import sys, collabsecure.integrations.sums, collabsecure.integrations.node; sys.exit('nvflare' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class TestASum:
+    """Of four clients, each in the job's own process: what comes is the oracle's sum, bit for bit."""
+
+    @pytest.fixture
+    def sites(self, tmp_path):
+        session = made_session(4)
+
+        class Direct(ClientActions):
+            def __init__(self, name):
+                super().__init__()
+                self.number, self.folder = int(name[-1]), tmp_path / name
+
+            def side(self):
+                return direct(session, identity(self.number), policy=Policy(), folder=self.folder)
+
+            def values(self, sum_name):
+                return made_values(session, self.number, sum_name)
+
+            @collab.publish
+            def train(self, sum_name, link):
+                self.give(sum_name, self.values(sum_name), link=link)
+
+        sites = Sites(Direct, [f"site-{number}" for number in (3, 1, 4, 2)])
+        sites.session = session
+        yield sites
+        for app in sites.apps.values():
+            app.client._side._store.close()
+
+    def sums(self, sites, **options):
+        return SecureSum(sites.proxies, sites.session, identity(0), request_seconds=5.0, **options)
+
+    def check(self, sites, result, clients):
+        assert result.survivors == clients
+        for name, array in exact_sum(sites.session, clients, result.name).items():
+            np.testing.assert_array_equal(result.arrays[name], array)
+
+    def test_of_all_sites(self, sites, caplog):
+        caplog.set_level(logging.INFO, "collabsecure")
+        sums = self.sums(sites)
+        self.check(sites, sums.run("round 1"), (1, 2, 3, 4))
+        self.check(sites, sums.run("round 2"), (1, 2, 3, 4))
+        assert "round 2 is summed over clients 1, 2, 3, 4" in caplog.text
+        assert "Direct mode: this site's key and values are in the job's process" in caplog.text
+
+    def test_of_values_that_the_sites_gave_before_and_bound_to_a_model(self, sites):
+        link = bytes(range(32))
+        for proxy in sites.proxies:
+            proxy.train("round 1", link)
+        self.check(sites, self.sums(sites).run("round 1", link=link), (1, 2, 3, 4))
+
+    def test_while_a_site_stops_to_answer(self, sites):
+        def fault(site, number):
+            if site == "site-2" and number >= 4:  # keys are shared by then
+                raise Lost
+
+        sites.fault = fault
+        sums = SecureSum(sites.proxies, sites.session, identity(0), request_seconds=0.3, upload_seconds=1.5)
+        self.check(sites, sums.run("round 1"), (1, 3, 4))
+
+    def test_while_some_requests_are_lost(self, sites):
+        def fault(site, number):
+            if number in (0, 2, 5):
+                raise Lost
+
+        sites.fault = fault
+        sums = SecureSum(sites.proxies, sites.session, identity(0), request_seconds=0.2)
+        self.check(sites, sums.run("round 1"), (1, 2, 3, 4))
