@@ -65,7 +65,8 @@ class Shard:
 class Carry:
     """Answers of an aggregator to a client's HTTP requests; the reply has its next requests (`Call`s).
 
-    `number` counts up from 0; the same number again is a repetition.
+    `number` counts up from 0; the same number again is a repetition. A request that got no answer stands in the next
+    reply again.
     """
 
     transcript: bytes
