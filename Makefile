@@ -3,10 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo attack attack-full test test-slow test-integration lint bench vectors clean
+.PHONY: help demo attack attack-full reproduce test test-slow test-integration lint bench vectors clean
 help:
 	@echo "make demo [ARGS=…]  five clients edit one GPT-2 together, a few minutes on two cores (ARGS=--help lists the options)"
 	@echo "make attack [ARGS=…] what each party could learn, tried out; two or three minutes (make attack-full: ten)"
+	@echo "make reproduce [ARGS=…] the paper's Table 1 again, on the small world, in minutes (ARGS=figure1, figure3; ARGS=--help)"
 	@echo "make test           lint, types, import rules and all tests"
 	@echo "make test-slow      what takes longer: the small world made again byte for byte, every party killed at every step"
 	@echo "make test-integration  sums and editing inside Flower and NVFlare, deployed as processes on this machine"
@@ -23,6 +24,9 @@ attack: .venv/demo.done
 
 attack-full: .venv/demo.done
 	@$(BIN)/collabsecure attack --suite full --out out/attack-full $(ARGS)
+
+reproduce: .venv/report.done
+	@$(BIN)/collabsecure reproduce $(or $(ARGS),table1)
 
 # A worker for each core: BLAS threads beside them would only wait for each other.
 test: lint
@@ -60,7 +64,12 @@ clean:
 	@$(PIP) --editable '.[edit]'
 	@touch $@
 
+.venv/report.done: .venv/bin/python pyproject.toml constraints.txt
+	@echo "Installing collabsecure with PyTorch for the CPU and matplotlib (once, about 1 GB)…"
+	@$(PIP) --editable '.[edit,report]'
+	@touch $@ .venv/demo.done
+
 .venv/dev.done: .venv/bin/python pyproject.toml constraints.txt
 	@echo "Installing collabsecure and its development tools (once, about 1 GB)…"
 	@$(PIP) --editable '.[edit,dev]'
-	@touch $@ .venv/demo.done
+	@touch $@ .venv/demo.done .venv/report.done
