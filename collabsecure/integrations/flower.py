@@ -20,7 +20,7 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from collabsecure.errors import CollabsecureError
-from collabsecure.integrations import sums
+from collabsecure.integrations import sums, tunnel
 from collabsecure.integrations.exchange import Refused, encode
 from collabsecure.integrations.host import Answering, Arrived, Node, ValuesNeeded, respond
 from collabsecure.integrations.node import SumNode
@@ -113,6 +113,28 @@ class SecureSum(sums.SecureSum):
         **options: Unpack[sums.SumOptions],
     ) -> None:
         super().__init__(GridHost(grid, seconds=request_seconds), session, identity, **options)
+
+
+class Tunnel(tunnel.Tunnel):
+    """Carries an editing session over a grid, to and from the aggregator at `url`; `tunnel.Tunnel` says how.
+
+    Tunnel(grid, "https://127.0.0.1:8443", session=session, ca=Path("ca.pem")).run()
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        url: str,
+        *,
+        session: Session,
+        ca: Path | None = None,
+        patience: float = 600.0,
+        at_once: int = 2,
+        tell: Callable[[str], None] = lambda _: None,
+        request_seconds: float = REQUEST_SECONDS,
+    ) -> None:
+        host = GridHost(grid, seconds=request_seconds)
+        super().__init__(host, url, session=session, ca=ca, patience=patience, at_once=at_once, tell=tell)
 
 
 def register(app: ClientApp, side: Side | None = None, *, values: NodeValues | None = None) -> None:

@@ -24,7 +24,7 @@ class Deployment:
 
     def __init__(self, folder, node_configs, *, node_environments=None):
         self.folder = folder
-        self._configs = node_configs
+        self.node_configs = node_configs
         self._environments = node_environments or [{}] * len(node_configs)
         self._processes = {}
         self.peaks = {}  # name → the most memory (VmHWM) of its process and all below it, each, in bytes
@@ -52,7 +52,7 @@ class Deployment:
     def __enter__(self):
         try:
             self.start_superlink()
-            for node in range(len(self._configs)):
+            for node in range(len(self.node_configs)):
                 self._register(node)
                 self.start_node(node)
         except BaseException:
@@ -76,7 +76,7 @@ class Deployment:
             time.sleep(0.1)
 
     def start_node(self, node):
-        config = " ".join(f'{name}="{value}"' for name, value in self._configs[node].items())
+        config = " ".join(f'{name}="{value}"' for name, value in self.node_configs[node].items())
         link = ("--superlink", f"127.0.0.1:{self.port}", "--root-certificates", self._ca)
         own = ("--auth-supernode-private-key", self._key(node), "--port", free_port(), "--node-config", config)
         self._start(f"node-{node}", ["flower-supernode", *link, *own], self._environments[node])
@@ -185,7 +185,7 @@ class Deployment:
         while not self._watching.wait(0.05):
             for name, process in list(self._processes.items()):
                 for pid in [process.pid, *descendants(process.pid)]:
-                    with suppress(OSError, ValueError, IndexError):
+                    with suppress(OSError, IndexError):  # it has ended
                         what = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[1].decode().rpartition("/")[2]
                         self.peaks[name, what] = max(self.peaks.get((name, what), 0), peak_bytes(pid))
 
@@ -208,4 +208,4 @@ def descendants(pid):
 
 def peak_bytes(pid):
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)

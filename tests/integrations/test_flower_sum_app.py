@@ -2,26 +2,22 @@
 
 import importlib
 import os
-import re
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from flower_grid import InProcessGrid
+from flower_sums import EXAMPLE, ROUNDS, Example, averaged
 from flwr.app import Context, RecordDict
 
 from collabsecure.errors import SumAborted
 from collabsecure.integrations import flower
 from collabsecure.integrations.node import SumNode
 from collabsecure.integrations.stores import MemoryStore
-from collabsecure_cli.main import main
-from collabsecure_cli.session import load_session
+from collabsecure_cli.identity import load_identity
 from collabsecure_protocols import Policy
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "flower" / "sum"
 NODES = (101, 1 << 63, 103)
-ROUNDS = 3
 
 
 @pytest.fixture
@@ -33,55 +29,21 @@ def apps(monkeypatch):
         del sys.modules[name]
 
 
-class Example:
-    """Keys, a roster and a session made as the README says, and what a run is told."""
-
-    def __init__(self, folder, run):
-        names = ("sum-server", "alice", "bob", "carol")
-        lines = [run("identity", "new", "--out", folder / f"{name}.key") for name in names]
-        roster = folder / "roster.toml"
-        roster.write_text(f"[server]\n{lines[0]}\n[clients]\n" + "\n".join(lines[1:]))
-        sys.modules.pop("make_session", None)
-        importlib.import_module("make_session").main(str(roster), str(folder / "session.json"))
-        self.session = load_session(folder / "session.json")
-        self.keys = [folder / f"{name}.key" for name in names[1:]]
-        self.config = {
-            "session": str(folder / "session.json"),
-            "key": str(folder / "sum-server.key"),
-            "rounds": ROUNDS,
-            "out": str(folder / "model.npz"),
-            "train-seconds": 10.0,
-            "phase-seconds": 10.0,
-            "upload-seconds": 10.0,
-        }
-
-    def context(self):
-        return Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=self.config)
-
-
 @pytest.fixture
-def example(tmp_path, apps, capsys):
-    def run(*arguments):
-        main([*map(str, arguments)], standalone_mode=False)
-        return re.search(r'^\S+ = "ed25519:\w+"$', capsys.readouterr().out, re.M)[0]
-
-    return Example(tmp_path, run)
+def example(tmp_path, apps):
+    sys.modules.pop("make_session", None)
+    seconds = {"train-seconds": 10.0, "phase-seconds": 10.0, "upload-seconds": 10.0, "request-seconds": 10.0}
+    return Example(tmp_path / "example", **seconds)
 
 
-def averaged(client_app, survivors_by_round):
-    """What FedAvg in the clear gives."""
-    model = np.zeros(8)
-    for survivors in survivors_by_round:
-        parts = [client_app.data(node) for node in survivors]
-        trained = [client_app.descend(model, *part) * len(part[1]) for part in parts]
-        model = np.sum(trained, axis=0) / sum(len(targets) for _, targets in parts)
-    return model
+def context_of(example):
+    return Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=example.config)
 
 
 def in_process(example, monkeypatch, client_app):
     """A grid whose nodes have a client each; each message meets a new one, made from what the last one kept."""
     stores = {node: MemoryStore() for node in NODES}
-    identities = dict(zip(NODES, map(loaded, example.keys), strict=True))
+    identities = dict(zip(NODES, (load_identity(example.key(name)) for name in example.names), strict=True))
 
     def side(context):
         node = context.node_id
@@ -91,17 +53,11 @@ def in_process(example, monkeypatch, client_app):
     return InProcessGrid(lambda: client_app.app, NODES, {node: {"partition-id": i} for i, node in enumerate(NODES)})
 
 
-def loaded(path):
-    from collabsecure_cli.identity import load_identity
-
-    return load_identity(path)
-
-
 def test_the_average_is_that_of_fedavg_in_the_clear(example, apps, monkeypatch, capsys):
     client_app, server_app = apps
     grid = in_process(example, monkeypatch, client_app)
-    server_app.app(grid, example.context())
-    model = np.load(example.config["out"])["model"]
+    server_app.app(grid, context_of(example))
+    model = example.model
     np.testing.assert_allclose(model, averaged(client_app, [range(3)] * ROUNDS), rtol=0, atol=1e-9)
     np.testing.assert_allclose(model, np.arange(8.0), atol=0.1)
     assert "round 3 is summed over clients 1, 2, 3" in capsys.readouterr().out
@@ -111,24 +67,24 @@ def test_requests_that_are_lost_or_repeated_change_nothing(example, apps, monkey
     client_app, server_app = apps
     grid = in_process(example, monkeypatch, client_app)
     grid.fault = lambda node, number: ("error" if number % 9 == 8 else "repeated") if grid.is_ours else None
-    server_app.app(grid, example.context())
-    model = np.load(example.config["out"])["model"]
+    server_app.app(grid, context_of(example))
+    model = example.model
     np.testing.assert_allclose(model, averaged(client_app, [range(3)] * ROUNDS), rtol=0, atol=1e-9)
 
 
 def test_direct_mode_gives_the_same_and_says_what_it_is(example, apps, tmp_path, caplog, monkeypatch):
     client_app, server_app = apps
-    keys = dict(zip(NODES, example.keys, strict=True))
+    keys = dict(zip(NODES, map(example.key, example.names), strict=True))
     direct = flower.Direct(
         example.session,
-        lambda context: loaded(keys[context.node_id]),
+        lambda context: load_identity(keys[context.node_id]),
         policy=Policy(),
         folder=lambda context: tmp_path / f"state-{context.node_id}",
     )
     monkeypatch.setattr(flower, "daemon", direct)
     grid = InProcessGrid(lambda: client_app.app, NODES, {node: {"partition-id": i} for i, node in enumerate(NODES)})
-    server_app.app(grid, example.context())
-    model = np.load(example.config["out"])["model"]
+    server_app.app(grid, context_of(example))
+    model = example.model
     np.testing.assert_allclose(model, averaged(client_app, [range(3)] * ROUNDS), rtol=0, atol=1e-9)
     assert "whoever ships the app has them" in caplog.text
 
@@ -147,5 +103,5 @@ def test_a_server_app_that_shows_one_node_another_model_gets_no_sum_with_its_par
 
     monkeypatch.setattr(server_app.SecureFedAvg, "configure_train", another_for_one)
     with pytest.raises(SumAborted, match="2 clients"):
-        server_app.app(grid, example.context())
+        server_app.app(grid, context_of(example))
     assert "V21" in capsys.readouterr().out

@@ -49,6 +49,7 @@ def main(grid: Grid, context: Context) -> None:
         load_identity(Path(str(config["key"]))),
         phase_seconds=float(config["phase-seconds"]),
         upload_seconds=float(config["upload-seconds"]),
+        request_seconds=float(config["request-seconds"]),
         tell=lambda line: print(line, flush=True),
     )
     strategy = SecureFedAvg(sums, session.num_clients)
