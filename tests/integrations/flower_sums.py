@@ -21,13 +21,16 @@ ROUNDS = 3
 class Example:
     """A folder with NAME.key, sum-server.key and session.json."""
 
-    def __init__(self, folder, clients=3, rounds=ROUNDS, **config):
+    def __init__(self, folder, clients=3, make_session=None, *, rounds=ROUNDS, **config):
         folder.mkdir(exist_ok=True)
         self.folder, self.names = folder, NAMES[:clients]
         lines = [_identity(folder, name) for name in ("sum-server", *self.names)]
         roster = folder / "roster.toml"
         roster.write_text(f"[server]\n{lines[0]}\n[clients]\n" + "\n".join(lines[1:]))
-        importlib.import_module("make_session").main(str(roster), str(folder / "session.json"), rounds)
+        if make_session is None:  # Flower's example, which must be on sys.path
+            importlib.import_module("make_session").main(str(roster), str(folder / "session.json"), rounds)
+        else:
+            make_session(str(roster), str(folder / "session.json"))
         self.session = load_session(folder / "session.json")
         self.config = {
             "session": str(folder / "session.json"),
