@@ -276,21 +276,27 @@ def take_part_as(
     patience: float = 30.0,
     contribution: GivenArrays | None = None,
     rng: Callable[[int], bytes] = os.urandom,
+    connect: Callable | None = None,
 ) -> Outcome:
-    """One client's part, to the end; `path` is its state folder. Raises what `Participant.run` raises."""
+    """One client's part, to the end; `path` is its state folder. Raises what `Participant.run` raises.
+
+    `connect(tell)` makes a connection of another kind than to `url`.
+    """
     from collabsecure_cli.connection import Connection
     from collabsecure_cli.lines import Endpoint
     from collabsecure_cli.participant import Participant, Progress
 
     said: list[str] = []
     given = contribution or GivenArrays(light, client)
-    endpoint = Endpoint(url=url, ca=ca, insecure=url.startswith("http:"))
+
+    def connect_to_url(tell: Callable[[str], None]) -> Connection:
+        endpoint = Endpoint(url=url, ca=ca, insecure=url.startswith("http:"))
+        return Connection(endpoint, light.session, light.identities[client], patience=patience, tell=tell)
+
     with ExitStack() as stack:
         folder = stack.enter_context(StateFolder.opened(path))
         inside = folder.folder(light.session.transcript.hex()[:32])
-        connection = stack.enter_context(
-            closing(Connection(endpoint, light.session, light.identities[client], patience=patience, tell=said.append))
-        )
+        connection = stack.enter_context(closing((connect or connect_to_url)(said.append)))
         participant = Participant(
             Results(light.session, light.agreement, inside.folder("results")),
             light.identities[client],
