@@ -3,8 +3,10 @@
 import contextlib
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,8 +14,9 @@ from collabsecure.agreement import Agreement
 from collabsecure.edits import EditRequest, load_requests
 from collabsecure.errors import BadFile
 from collabsecure_cli.config import emit, operator_options
+from collabsecure_cli.daemon import SocketChoice, line_options, take_part_in_sums
 from collabsecure_cli.encryption_pool import default_workers, encryption_pool
-from collabsecure_cli.endpoints import ServerChoice, server_options
+from collabsecure_cli.endpoints import ServerChoice
 from collabsecure_cli.folder import StateFolder
 from collabsecure_cli.group import NoResult, Unreachable, interruptible
 from collabsecure_cli.identity import load_identity
@@ -25,13 +28,16 @@ from collabsecure_cli.results import Results
 from collabsecure_cli.session import load_session
 from collabsecure_protocols import Identity, Policy, Session
 
+if TYPE_CHECKING:
+    from collabsecure_cli.connection import Connection
+
 _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command("client")
 @click.option("--session", "session_file", type=_file, required=True, help="The session that all parties agreed on.")
 @click.option("--key", type=_file, required=True, help="This client's key file.")
-@click.option("--edits", type=_file, required=True, help="Edit requests, in any form that collabsecure reads.")
+@click.option("--edits", type=_file, help="Edit requests, in any form that collabsecure reads.")
 @click.option("--model", help="Where the session's model is here: directory or name.  [default: as in the session]")
 @click.option("--revision", help="Revision of a model on the hub.  [default: as in the session]")
 @click.option("--device", help="cpu, cuda, cuda:1, mps…  [default: a GPU if there is one]")
@@ -59,14 +65,14 @@ _file = click.Path(exists=True, dir_okay=False, path_type=Path)
     type=click.IntRange(min=1),
     help="In an encrypted session.  [default: one for each core but one]",
 )
-@server_options
+@line_options
 @operator_options
 def client(
-    server: ServerChoice,
+    line: ServerChoice | SocketChoice,
     *,
     session_file: Path,
     key: Path,
-    edits: Path,
+    edits: Path | None,
     model: str | None,
     revision: str | None,
     device: str | None,
@@ -90,9 +96,17 @@ def client(
     Example:
       collabsecure client --session session.json --key alice.key --edits edits.json \\
         --server https://sum.example.org:8443
+
+    With --daemon, an app that an engine such as Flower or NVFlare ships here carries the same messages between
+    --socket and the coordinating end. It gets no key, no edit, and no say in what is agreed to. Without --edits, the
+    daemon takes part in a session of sums, whose values the app gives.
+
+    \b
+    Example:
+      collabsecure client --session session.json --key alice.key --edits edits.json \\
+        --daemon --socket /run/user/1000/collabsecure/alice.sock
     """  # noqa: D301 - \b is click's mark for lines that stay as they are
     session, identity = load_session(session_file), load_identity(key)
-    agreement = Agreement.of(session)
     policy = Policy(
         transcript=_transcript(digest),
         min_clients=min_clients,
@@ -101,6 +115,13 @@ def client(
     )
     policy.check(session)
     session.id_of(identity.public)
+    state = state or key.with_suffix(".state")
+    if edits is None:
+        if isinstance(line, ServerChoice):
+            raise click.UsageError("Missing option '--edits'.")
+        take_part_in_sums(line, session, identity, policy, state)
+        return
+    agreement = Agreement.of(session)
     refuse_foreign(out, session, force=force)
     requests = load_requests(edits)
     if len(requests) > agreement.max_edits:
@@ -110,7 +131,7 @@ def client(
             expected=f"at most {agreement.max_edits}, which the session was made for",
             remedy="Leave some for a later session, or ask the organiser for a larger --max-edits",
         )
-    with StateFolder.opened(state or key.with_suffix(".state")) as folder:
+    with interruptible(state), StateFolder.opened(state) as folder, line.ready(session, identity) as connect:
         part = _Part(
             session=session,
             agreement=agreement,
@@ -122,7 +143,7 @@ def client(
             force=force,
         )
         part.take(
-            server,
+            connect,
             _ModelHere(
                 name=model or agreement.model,
                 revision=revision or (agreement.revision if model is None else None),
@@ -158,7 +179,7 @@ class _Part:
     out: Path
     force: bool
 
-    def take(self, server: ServerChoice, here: _ModelHere, workers: int) -> None:
+    def take(self, connect: Callable[[], "Connection"], here: _ModelHere, workers: int) -> None:
         """From loading the model to the written result."""
         from collabsecure_cli.answers import NoAnswer, NoResultForUs
         from collabsecure_cli.contribution import LocalEdits, Setting, load_model  # imports torch
@@ -185,7 +206,7 @@ class _Part:
         started = time.monotonic()
         with (
             upload_bar() as uploaded,
-            contextlib.closing(server.connect(self.session, self.identity)) as connection,
+            contextlib.closing(connect()) as connection,
             encryption_pool(self.session, workers) as encrypt,
         ):
             participant = Participant(

@@ -1,12 +1,13 @@
 """The options by which a party finds the aggregator, and knows that it is the right one."""
 
 import contextlib
+import functools
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 import click
@@ -34,6 +35,11 @@ class ServerChoice:
     insecure: bool
     patience: float  # seconds
 
+    @contextlib.contextmanager
+    def ready(self, session: Session, identity: Identity) -> Iterator[Callable[[], "Connection"]]:
+        """What connects: nothing need be done before."""
+        yield functools.partial(self.connect, session, identity)
+
     def connect(self, session: Session, identity: Identity) -> "Connection":
         """A line to it, in this party's name; the HTTP library is only imported here.
 
@@ -51,31 +57,44 @@ class ServerChoice:
 def server_options(command: Callable[Concatenate[ServerChoice, P], R]) -> Callable[P, R]:
     """Give a command --server and what belongs to it; it gets them as its first argument, a `ServerChoice`."""
 
-    @click.option("--server", required=True, help="The aggregator's address: https://sum.example.org:8443")
-    @click.option("--ca", type=_file, help="Authority of the server's certificate, PEM.  [default: the system's]")
-    @click.option("--tls-cert", type=_file, help="This party's certificate, for mutual TLS, PEM.")
-    @click.option("--tls-key", type=_file, help="Its private key, PEM.")
-    @click.option("--insecure", is_flag=True, help="Plain HTTP; to loopback addresses alone.")
-    @click.option("--patience", type=Duration(), default=86_400.0, help="To wait for a server that is away.  [24h]")
     @wraps(command)
-    def with_choice(
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> R:
-        taken = {name: kwargs.pop(name) for name in ("server", "ca", "tls_cert", "tls_key", "insecure", "patience")}
-        return command(_choice(**taken), *args, **kwargs)  # type: ignore[arg-type]  # click has made them so
+    def with_choice(*args: P.args, **kwargs: P.kwargs) -> R:
+        return command(taken_choice(kwargs), *args, **kwargs)
 
-    return with_choice
+    return with_server_options(with_choice, required=True)
 
 
-def _choice(
-    *, server: str, ca: Path | None, tls_cert: Path | None, tls_key: Path | None, insecure: bool, patience: float
-) -> ServerChoice:
+def with_server_options(command: Callable[P, R], *, required: bool) -> Callable[P, R]:
+    """The same options, for `taken_choice` to take from what the command is called with."""
+    for option in reversed(
+        (
+            click.option("--server", required=required, help="The aggregator's address: https://sum.example.org:8443"),
+            click.option(
+                "--ca", type=_file, help="Authority of the server's certificate, PEM.  [default: the system's]"
+            ),
+            click.option("--tls-cert", type=_file, help="This party's certificate, for mutual TLS, PEM."),
+            click.option("--tls-key", type=_file, help="Its private key, PEM."),
+            click.option("--insecure", is_flag=True, help="Plain HTTP; to loopback addresses alone."),
+            click.option(
+                "--patience", type=Duration(), default=86_400.0, help="To wait for a server that is away.  [24h]"
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def taken_choice(given: dict[str, Any]) -> ServerChoice:
+    """Take the options' values out of a command's arguments, and check them."""
+    server, insecure = given.pop("server"), given.pop("insecure")
+    tls_cert, tls_key = given.pop("tls_cert"), given.pop("tls_key")
     _check_url(server, insecure=insecure)
     if (tls_cert is None) != (tls_key is None):
         raise click.UsageError("Mutual TLS takes both --tls-cert and --tls-key.")
     certificate = None if tls_cert is None or tls_key is None else (tls_cert, tls_key)
-    return ServerChoice(url=server, ca=ca, certificate=certificate, insecure=insecure, patience=patience)
+    return ServerChoice(
+        url=server, ca=given.pop("ca"), certificate=certificate, insecure=insecure, patience=given.pop("patience")
+    )
 
 
 def _check_url(server: str, *, insecure: bool) -> None:

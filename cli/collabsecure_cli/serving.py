@@ -14,7 +14,7 @@ import resource
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -26,7 +26,7 @@ from collabsecure_cli.guarded import HEADER_BYTES, Connection, Limits
 from collabsecure_cli.refusals import RefusalLimiter, address_block, limit_refusals
 from collabsecure_cli.tls import Tls, server_context
 
-__all__ = ["CannotListen", "Limits", "RefusalLimiter", "Tls", "limit_refusals", "serve"]
+__all__ = ["CannotListen", "Limits", "RefusalLimiter", "Tls", "limit_refusals", "serve", "serve_on"]
 
 _GRACE_SECONDS = 2.0  # for answers under way, once the server is to stop
 _SWEEP_SECONDS = 1.0  # a limit is kept to this precision, or to a quarter of itself if that is finer
@@ -63,10 +63,26 @@ async def serve(
     context = None if tls is None else server_context(tls)
     raise_descriptor_limit()
     listeners = await _listen(host, port)
-    guard = _Guard(app, limits, context)
     try:
         bound = listeners[0].getsockname()[1]
         on_listening(f"{'http' if tls is None else 'https'}://{f'[{host}]' if ':' in host else host}:{bound}")
+        await serve_on(listeners, app, context=context, limits=limits, stop=stop)
+    finally:
+        for listener in listeners:
+            listener.close()
+
+
+async def serve_on(
+    listeners: Sequence[socket.socket],
+    app: ASGIApp,
+    *,
+    context: ssl.SSLContext | None = None,
+    limits: Limits,
+    stop: asyncio.Event,
+) -> None:
+    """Serve at sockets that listen already and do not block, which are closed at the end; otherwise as `serve`."""
+    guard = _Guard(app, limits, context)
+    try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(work) for work in (guard.sweep(), *map(guard.accept, listeners))]
             await stop.wait()
@@ -149,7 +165,7 @@ class _Guard:
                 _log.warning("cannot accept a connection: %s", error.strerror)
                 await asyncio.sleep(_NO_DESCRIPTOR_SECONDS)
                 continue
-            block = address_block(address[0])
+            block = address_block(address[0] if address else "")  # a Unix socket's peers have none
             if (
                 self._open.total() >= self._limits.max_connections
                 or self._open[block] >= self._limits.max_connections_per_address

@@ -1,0 +1,199 @@
+"""What a node's daemon answers on its socket: HTTP, in a thread of its own.
+
+    POST /exchange               a request of the coordinating end, with the reply; 428: values are needed first
+    PUT  /values/{sum}/{tensor}  an array of a sum, float64, little-endian; which of the sum's are still missing
+    GET  /healthz                whether it works
+
+Who comes may be anybody's program that runs here: bytes are bounded, checked, and answered in a few fixed ways.
+"""
+
+import asyncio
+import math
+import re
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import unquote
+
+import numpy as np
+from numpy.typing import NDArray
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from collabsecure.errors import CollabsecureError
+from collabsecure.integrations.exchange import SHARD_BYTES, BadExchange
+from collabsecure.integrations.host import ValuesNeeded
+from collabsecure.integrations.node import SumNode
+from collabsecure.integrations.relay import LINK_HEADER
+from collabsecure_cli.daemon_socket import private_socket
+from collabsecure_cli.requests import BINARY, TooLong, as_json, problem, whole_body
+from collabsecure_cli.serving import Limits, serve_on
+from collabsecure_protocols import LocalProtocolError
+from collabsecure_protocols.client_state import NO_LINK
+
+MOST_BYTES = 2 * SHARD_BYTES  # of one request
+_LIMITS = Limits(max_connections=16, max_connections_per_address=16)
+
+
+class Exchanging(Protocol):
+    """Whose requests and replies are on the socket; a `SumNode` takes values, too."""
+
+    def answer(self, request: bytes) -> bytes:
+        """The reply to a request, as `host.Answering` has it."""
+
+
+class DaemonApi:
+    """Answers for one client."""
+
+    def __init__(self, answering: Exchanging) -> None:
+        self._answering = answering
+        self._one_at_a_time = asyncio.Lock()
+        self._changed = threading.Condition()
+        self._heard = time.monotonic()
+        self.failure: CollabsecureError | None = None
+        self.app = Starlette(
+            routes=[
+                Route("/exchange", self._exchange, methods=["POST"]),
+                Route("/values/{names:path}", self._put_values, methods=["PUT"]),
+                Route("/healthz", self._get_health, methods=["GET"]),
+            ]
+        )
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the last request."""
+        return time.monotonic() - self._heard
+
+    def wait(self, seconds: float) -> None:
+        """Until something was asked, or so many seconds.
+
+        Raises:
+            CollabsecureError: what made an answer impossible, such as a full disk.
+        """
+        with self._changed:
+            if self.failure is None:
+                self._changed.wait(seconds)
+            if self.failure is not None:
+                raise self.failure
+
+    async def _exchange(self, request: Request) -> Response:
+        try:
+            body = await whole_body(request, MOST_BYTES)
+            async with self._one_at_a_time:  # one that is repeated meanwhile gets its answer afterwards
+                return Response(await asyncio.to_thread(self._answering.answer, body), media_type=BINARY)
+        except ValuesNeeded as needed:
+            return as_json({"sum": needed.sum_name}, status=428)
+        except (BadExchange, TooLong) as error:
+            return problem(400, str(error))
+        except CollabsecureError as error:
+            self.failure = error
+            return problem(503, f"the daemon had to stop: {type(error).__name__}")
+        finally:
+            self._note()
+
+    async def _put_values(self, request: Request) -> Response:
+        try:
+            if not isinstance(self._answering, SumNode):
+                raise _NoValues("found values; expected none: an editing session's are computed here")  # noqa: TRY301
+            node, (sum_name, tensor) = self._answering, _names(request)
+            values = await _numbers(request, _size(node, sum_name, tensor))
+            link = _link(request.headers.get(LINK_HEADER))
+            missing = await asyncio.to_thread(node.put, sum_name, tensor, values, link=link)
+        except (LocalProtocolError, _NoValues) as error:
+            return problem(422, str(error), headers={"Connection": "close"})  # its body may be unread
+        except CollabsecureError as error:
+            self.failure = error
+            return problem(503, f"the daemon had to stop: {type(error).__name__}")
+        finally:
+            self._note()
+        return as_json({"missing": missing})
+
+    async def _get_health(self, _: Request) -> Response:
+        return as_json({"healthy": True}) if self.failure is None else problem(503, "the disk failed")
+
+    def _note(self) -> None:
+        with self._changed:
+            self._heard = time.monotonic()
+            self._changed.notify_all()
+
+
+class _NoValues(Exception):
+    """A request with values that can be none of the session's."""
+
+
+def _names(request: Request) -> tuple[str, str]:
+    """A sum's name and an array's, each of which may have a / in it."""
+    parts = request.scope["raw_path"].split(b"/")[2:]
+    if len(parts) != 2:
+        raise _NoValues("found another path; expected /values/{sum}/{tensor}, percent-encoded")
+    sum_name, tensor = (unquote(part.decode("ascii"), errors="replace") for part in parts)
+    return sum_name, tensor
+
+
+def _size(node: SumNode, sum_name: str, tensor: str) -> int:
+    """How many numbers an array has."""
+    for spec in node.session.sums:
+        for found in spec.tensors:
+            if (spec.name, found.name) == (sum_name, tensor):
+                return math.prod(found.shape)
+    raise _NoValues(f"found values of {tensor!r} in sum {sum_name!r}; expected an array of the session's")
+
+
+async def _numbers(request: Request, count: int) -> NDArray[np.float64]:
+    """So many numbers, given up as soon as there are more."""
+    values = np.empty(count, "<f8")
+    into, at = values.data.cast("B"), 0
+    async for part in request.stream():
+        if at + len(part) > len(into):
+            raise _NoValues(f"found more than {len(into)} bytes; expected {count} float64")
+        into[at : at + len(part)] = part
+        at += len(part)
+    if at < len(into):
+        raise _NoValues(f"found {at} bytes; expected {len(into)}, {count} float64")
+    return values
+
+
+def _link(text: str | None) -> bytes:
+    if text is None:
+        return NO_LINK
+    if re.fullmatch("[0-9a-f]{64}", text) is None:
+        raise _NoValues(f"{LINK_HEADER}: found {text[:80]!r}; expected 64 hex digits")
+    return bytes.fromhex(text)
+
+
+@contextmanager
+def listening(path: Path, app: ASGIApp) -> Iterator[None]:
+    """Serve an app on a private socket, until the block ends.
+
+    Raises:
+        BadFile: the socket cannot be there.
+    """
+    loop, failed = asyncio.new_event_loop(), list[BaseException]()
+    stop = asyncio.Event()
+
+    def serve() -> None:
+        try:
+            with asyncio.Runner(loop_factory=lambda: loop) as runner:
+                runner.run(serve_on([listener], app, limits=_LIMITS, stop=stop))
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits for it
+            failed.append(error)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # end whatever waits for us
+
+    with private_socket(path) as listener:
+        thread = threading.Thread(target=serve, name="daemon")
+        thread.start()
+        try:
+            yield
+        finally:
+            if not failed:
+                loop.call_soon_threadsafe(stop.set)
+            thread.join()
+            if failed:
+                raise failed[0]

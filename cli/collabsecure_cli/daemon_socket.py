@@ -1,0 +1,132 @@
+"""A Unix socket that its owner alone can speak to, at every moment that it is there.
+
+Who may connect is decided by the socket's mode; who may put another in its place, by the directories above it.
+"""
+
+import errno
+import fcntl
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from collabsecure.errors import BadFile
+from collabsecure.files import unwritable
+
+_MOST_PATH_BYTES = 107  # what Linux has room for; some systems have for 103
+_BACKLOG = 16
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+@contextmanager
+def private_socket(path: Path) -> Iterator[socket.socket]:
+    """A socket that listens at `path` and does not block, mode 0600, until the block ends.
+
+    What a process left there that is gone is replaced.
+
+    Raises:
+        BadFile: somebody listens there, something else is there, or others may write in the directories above.
+    """
+    length = len(os.fsencode(path))
+    if length > _MOST_PATH_BYTES:
+        raise BadFile(path, found=f"a path of {length} bytes", expected=f"at most {_MOST_PATH_BYTES}, for a socket")
+    refuse_others(path.parent)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with _alone_in(path.parent):
+            _clear(path)
+            umask = os.umask(0o177)
+            try:
+                listener.bind(str(path))
+            except OSError as error:
+                raise unwritable(path, error) from error
+            finally:
+                os.umask(umask)
+            found = path.lstat()
+            listener.listen(_BACKLOG)
+        listener.setblocking(False)
+        try:
+            yield listener
+        finally:
+            with suppress(OSError), _alone_in(path.parent):
+                if os.path.samestat(found, path.lstat()):
+                    path.unlink()
+    finally:
+        listener.close()
+
+
+def refuse_others(folder: Path) -> None:
+    """Refuse a directory in which others could put something in a file's place.
+
+    Raises:
+        BadFile: it, or one above it, is another user's, or others may write in it.
+    """
+    try:
+        real = folder.resolve(strict=True)
+        stats = {at: at.stat() for at in (real, *real.parents)}
+    except OSError as error:
+        raise BadFile(
+            folder,
+            found=f"no directory for the socket ({error.strerror})",
+            expected="one of your own",
+            remedy=f"mkdir -m 700 {folder}",
+        ) from error
+    for at, found in stats.items():
+        owner = found.st_uid
+        if owner not in (os.geteuid(), 0) or (at == real and owner != os.geteuid()):
+            raise BadFile(
+                at,
+                found=f"a directory of user {owner}",
+                expected=f"one of this process's own user, {os.geteuid()}",
+                remedy="Give --socket a path in a directory that you made: mkdir -m 700 DIRECTORY",
+            )
+        sticky = at != real and found.st_mode & stat.S_ISVTX  # others cannot move what is not theirs
+        if found.st_mode & _OTHERS_WRITE and not sticky:
+            raise BadFile(
+                at,
+                found=f"a directory in which others may write, mode {stat.S_IMODE(found.st_mode):04o}",
+                expected="one in which its owner alone may",
+                remedy=f"chmod go-w {at}, or give --socket a path elsewhere: mkdir -m 700 DIRECTORY",
+            )
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """One process at a time looks what is there, and changes it."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _clear(path: Path) -> None:
+    """Remove a socket at which nobody listens any more."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise unwritable(path, error) from error
+    if not stat.S_ISSOCK(found.st_mode):
+        raise BadFile(path, found="something that is no socket", expected="a new name, or a socket left by a daemon")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(5.0)
+        try:
+            probe.connect(str(path))
+        except OSError as error:
+            if error.errno == errno.ECONNREFUSED:
+                path.unlink()
+                return
+    raise BadFile(
+        path,
+        found="another process that listens there",
+        expected="a path for this daemon alone",
+        remedy="End the other one, or give another --socket",
+    )

@@ -1,0 +1,130 @@
+"""A socket for its owner alone: from its first moment to its last, and nothing else in its place."""
+
+import contextlib
+import os
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from collabsecure.errors import BadFile
+from collabsecure_cli import daemon_socket
+from collabsecure_cli.daemon_socket import private_socket
+
+
+@pytest.fixture
+def folder():
+    """Short, and nobody else's."""
+    with tempfile.TemporaryDirectory(prefix="s") as path:
+        yield Path(path)
+
+
+def test_nobody_but_its_owner_may_connect_from_its_first_moment(folder, monkeypatch):
+    modes, umask = [], os.umask(0o022)
+    os.umask(umask)
+
+    class Watched(socket.socket):
+        def bind(self, address):
+            super().bind(address)
+            modes.append(stat.S_IMODE(os.lstat(address).st_mode))
+
+        def listen(self, backlog):
+            super().listen(backlog)
+            modes.append(stat.S_IMODE((folder / "s").lstat().st_mode))
+
+    monkeypatch.setattr(daemon_socket.socket, "socket", Watched)
+    with private_socket(folder / "s") as listener:
+        assert modes == [0o600, 0o600]
+        assert not listener.getblocking()
+        assert os.umask(umask) == umask
+    assert not (folder / "s").exists()
+
+
+def test_what_a_killed_process_left_is_replaced(folder):
+    program = "import os, socket, sys; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(); os._exit(1)"
+    subprocess.run([sys.executable, "-c", program, folder / "s"], check=False)
+    assert (folder / "s").is_socket()
+    with private_socket(folder / "s"), socket.socket(socket.AF_UNIX) as peer:
+        peer.connect(str(folder / "s"))
+
+
+def test_who_listens_already_is_left_alone(folder):
+    with (
+        private_socket(folder / "s") as first,
+        pytest.raises(BadFile, match=r"another process that listens there.*give another --socket"),
+        private_socket(folder / "s"),
+    ):
+        pass
+    assert first.fileno() == -1
+
+
+def test_a_file_that_is_no_socket_is_left_alone(folder):
+    (folder / "s").write_text("precious")
+    (folder / "link").symlink_to(folder / "s")
+    for name in ("s", "link"):
+        with pytest.raises(BadFile, match="something that is no socket"), private_socket(folder / name):
+            pass
+    assert (folder / "s").read_text() == "precious"
+
+
+def test_a_socket_that_another_process_has_put_in_its_place_is_not_removed(folder):
+    with private_socket(folder / "s"), contextlib.ExitStack() as other:
+        (folder / "s").unlink()
+        late = other.enter_context(socket.socket(socket.AF_UNIX))
+        late.bind(str(folder / "s"))
+    assert (folder / "s").is_socket()
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o702, 0o1777])
+def test_a_directory_in_which_others_may_write_is_refused(folder, mode):
+    inside = folder / "of-all"
+    inside.mkdir()
+    inside.chmod(mode)
+    with (
+        pytest.raises(BadFile, match=rf"others may write, mode {mode:04o}; .*chmod go-w"),
+        private_socket(inside / "s"),
+    ):
+        pass
+
+
+def test_a_directory_that_others_could_replace_is_refused(folder):
+    inside = folder / "of-all" / "mine"
+    inside.mkdir(parents=True)
+    inside.parent.chmod(0o777)
+    with pytest.raises(BadFile, match="others may write"), private_socket(inside / "s"):
+        pass
+    inside.parent.chmod(0o1777)  # as /tmp is: what is another's cannot be moved
+    with private_socket(inside / "s"):
+        pass
+
+
+def test_another_users_directory_is_refused(folder, monkeypatch):
+    me = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: me + 1)
+    with (
+        pytest.raises(BadFile, match=rf"a directory of user {me}; expected .*mkdir -m 700"),
+        private_socket(folder / "s"),
+    ):
+        pass
+
+
+def test_a_link_into_another_directory_is_judged_by_where_it_leads(folder):
+    (folder / "of-all").mkdir()
+    (folder / "of-all").chmod(0o777)
+    (folder / "link").symlink_to(folder / "of-all")
+    with pytest.raises(BadFile, match="others may write"), private_socket(folder / "link" / "s"):
+        pass
+
+
+def test_no_directory_and_too_long_a_path_are_named(folder):
+    with (
+        pytest.raises(BadFile, match=r"no directory for the socket.*mkdir -m 700"),
+        private_socket(folder / "none" / "s"),
+    ):
+        pass
+    with pytest.raises(BadFile, match=r"bytes; expected at most 107"), private_socket(folder / ("x" * 120)):
+        pass
