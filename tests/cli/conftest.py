@@ -1,11 +1,23 @@
 """What tests of whole processes share: one zygote and one set of parties for each worker."""
 
 import fcntl
+import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 from encrypted import make_encrypted
 from parties import Parties, make_parties
 from processes import Zygote
+
+sys.path.append(str(Path(__file__).parents[1] / "integrations"))  # what engines' tests have for both ends
+
+
+@pytest.fixture
+def socket_folder():
+    """Nobody else's, and with a path short enough for sockets in it."""
+    with tempfile.TemporaryDirectory(prefix="s") as path:
+        yield Path(path)
 
 
 @pytest.fixture(scope="session")

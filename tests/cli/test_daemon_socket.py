@@ -6,8 +6,6 @@ import socket
 import stat
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 import pytest
 
@@ -17,10 +15,8 @@ from collabsecure_cli.daemon_socket import private_socket
 
 
 @pytest.fixture
-def folder():
-    """Short, and nobody else's."""
-    with tempfile.TemporaryDirectory(prefix="s") as path:
-        yield Path(path)
+def folder(socket_folder):
+    return socket_folder
 
 
 def test_nobody_but_its_owner_may_connect_from_its_first_moment(folder, monkeypatch):
