@@ -187,7 +187,7 @@ def table1(run: _Run, *, edits_per_client: int | None, snippets: Path | None, tf
 
     \b
     Writes table1.json, .md and .tex, sweeps.json with all that was swept, and table1-manifest.json; on zsRE's
-    records table1-zsre.json and so on. On the small world: five minutes on two cores, on zsRE's records two.
+    records table1-zsre.json and so on. On the small world: some five minutes; on zsRE's records some two.
 
     \b
     Examples:
