@@ -142,8 +142,9 @@ def take_part_in_sums(line: SocketChoice, session: Session, identity: Identity, 
                     waited = in_words(line.patience)
                     raise Unreachable(f"Nobody has asked anything for {waited}. The same command goes on.")
             say("The session is over; waiting a little for who has not heard the last answer")
-            while api.silence < _QUIET_SECONDS:
-                api.wait(1.0)
+            with suppress(KeyboardInterrupt):
+                while api.silence < _QUIET_SECONDS:
+                    api.wait(1.0)
     if node.state is ClientState.ABORTED:
         raise NoResult("No result: the session was aborted.")
     names = [spec.name for spec in session.sums]

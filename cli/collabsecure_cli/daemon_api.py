@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote
@@ -175,8 +175,7 @@ def listening(path: Path, app: ASGIApp) -> Iterator[None]:
     Raises:
         BadFile: the socket cannot be there.
     """
-    loop, failed = asyncio.new_event_loop(), list[BaseException]()
-    stop = asyncio.Event()
+    stop, failed = asyncio.Event(), list[BaseException]()
 
     def serve() -> None:
         try:
@@ -187,12 +186,13 @@ def listening(path: Path, app: ASGIApp) -> Iterator[None]:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # end whatever waits for us
 
     with private_socket(path) as listener:
+        loop = asyncio.new_event_loop()
         thread = threading.Thread(target=serve, name="daemon")
         thread.start()
         try:
             yield
         finally:
-            if not failed:
+            with suppress(RuntimeError):  # it has failed, and its loop is closed
                 loop.call_soon_threadsafe(stop.set)
             thread.join()
             if failed:

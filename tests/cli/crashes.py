@@ -97,7 +97,10 @@ def install(hooks):
 
 def _points():
     """call, class or module, its function, what a call is about, and how to do half of it."""
+    from collabsecure.integrations.node import SumNode
+    from collabsecure.integrations.stores import FolderStore
     from collabsecure_cli import aggregate, client, keyholder
+    from collabsecure_cli.carried import CarriedConnection, Mailbox
     from collabsecure_cli.connection import Connection
     from collabsecure_cli.folder import Records, StateFolder
     from collabsecure_cli.journal import Kind
@@ -118,6 +121,14 @@ def _points():
             file.write(chunk[: len(chunk) // 2])
         die()
 
+    def half_an_upload(die, connection):
+        while len(connection._chunks) > 1:
+            connection._chunks.pop()
+        settle(connection)
+        die()
+
+    settle = CarriedConnection.settle
+
     def nothing(die, *_):
         raise AssertionError("there is no half of this")
 
@@ -127,6 +138,10 @@ def _points():
         ("stage", StagedUpload, "append", lambda staged, _chunk: staged.path.name, half_a_chunk),
         ("post", Connection, "post", lambda *_: "", nothing),
         ("upload", Connection, "upload", lambda _connection, index, *_: str(index), nothing),
+        ("settle", CarriedConnection, "settle", lambda *_: "", half_an_upload),
+        ("exchange", Mailbox, "answer", lambda *_: "", nothing),
+        ("exchange", SumNode, "answer", lambda *_: "", nothing),
+        ("write", FolderStore, "write", lambda _store, name, _parts: name, half_a_write),
         ("message", Connection, "message", lambda _connection, number: str(number), nothing),
         ("result", Connection, "result", lambda _connection, index: str(index), nothing),
         ("end", Connection, "end", lambda *_: "", nothing),

@@ -117,7 +117,17 @@ class Run:
     """One session of `Parties` in a folder of its own; start it again and again with the same command lines."""
 
     def __init__(
-        self, parties, session, folder, *, tls=True, mutual=False, wait_for_the_dead=False, port=None, through=None
+        self,
+        parties,
+        session,
+        folder,
+        *,
+        tls=True,
+        mutual=False,
+        wait_for_the_dead=False,
+        port=None,
+        through=None,
+        sockets=None,  # a folder for them: clients are daemons
     ):
         self.parties, self.session_name, self.folder = parties, session, folder
         self.names = parties.names(session)
@@ -126,7 +136,7 @@ class Run:
         self.client_port = through or self.port  # a proxy's, if there is one
         self.dead = folder / "dead"
         self.dead.mkdir(parents=True)
-        self.waits = wait_for_the_dead
+        self.waits, self.sockets = wait_for_the_dead, sockets
         self.processes = []
         self.options = ["--join-time", "60s", "--answer-time", "60s", "--upload-time", "60s", "--linger", "60s"]
 
@@ -168,12 +178,16 @@ class Run:
         state = Path(state or self.state(name))
         if not (state / "values").exists():
             shutil.copytree(self.parties.folder / "values" / name, state / "values")
-        security = ["--insecure"]
-        if self.tls:
-            security = ["--ca", self.parties.folder / "authority.pem"]
+        line = ["--server", f"{'https' if self.tls else 'http'}://127.0.0.1:{self.client_port}"]
+        if self.sockets:
+            line = ["--daemon", "--socket", self.socket(name)]
+        elif self.tls:
+            line += ["--ca", self.parties.folder / "authority.pem"]
             if self.mutual and certified:
                 certificate, key = self.parties.certificate(name)
-                security += ["--tls-cert", certificate, "--tls-key", key]
+                line += ["--tls-cert", certificate, "--tls-key", key]
+        else:
+            line.append("--insecure")
         (self.dead / str(self.number(name))).unlink(missing_ok=True)
         return self._start(
             name,
@@ -181,8 +195,7 @@ class Run:
                 *("client", "--session", self.parties.session(session or self.session_name)),
                 *("--key", self.parties.key(name)),
                 *("--edits", edits or self.parties.edits(name), "--state", state, "--device", "cpu", *MAX_CHANGE),
-                *("--server", f"{'https' if self.tls else 'http'}://127.0.0.1:{self.client_port}"),
-                *("--out", f"{name}.merged", "--patience", "60s", *security, *options, "--json"),
+                *("--out", f"{name}.merged", "--patience", "60s", *line, *options, "--json"),
             ],
             Hooks(
                 crash=crash,
@@ -192,6 +205,9 @@ class Run:
                 without_masks=without_masks,
             ),
         )
+
+    def socket(self, name):
+        return self.sockets / name
 
     def state(self, name):
         return self.folder / f"{name}.state"

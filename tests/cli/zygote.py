@@ -15,9 +15,10 @@ import sys
 import threading
 import traceback
 
+_COMMANDS = ("main", "carried", "connection", "contribution", "daemon_api", "participant")
 _MODULES = (
     *("crashes", "simulated", "transformers.models.gpt2.modeling_gpt2", "collabsecure.values"),
-    *(f"collabsecure_cli.{module}" for module in ("main", "connection", "contribution", "participant")),
+    *(f"collabsecure_cli.{module}" for module in _COMMANDS),
 )
 
 
