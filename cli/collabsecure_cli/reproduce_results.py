@@ -1,16 +1,23 @@
 """How a reproduction's results go to files and to the terminal."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from collabsecure.errors import MissingExtra
 from collabsecure.files import complete_or_absent
-from collabsecure.reproduction.results import Plot, Table, write_result
-from collabsecure.reproduction.tables import to_latex, to_markdown
 from collabsecure_cli.progress import say
+
+if TYPE_CHECKING:  # what it comes with loads torch, which other commands do without
+    from collabsecure.reproduction.results import Plot, Table
 
 
 def write_table(path: Path, table: Table) -> None:
     """Write a table as JSON, Markdown and LaTeX: `path` without what they end in."""
+    from collabsecure.reproduction.results import write_result
+    from collabsecure.reproduction.tables import to_latex, to_markdown
+
     write_result(path.with_suffix(".json"), table)
     for suffix, text in ((".md", to_markdown(table)), (".tex", to_latex(table))):
         with complete_or_absent(path.with_suffix(suffix), force=True) as temporary:
@@ -20,6 +27,7 @@ def write_table(path: Path, table: Table) -> None:
 def write_plot(path: Path, plot: Plot) -> None:
     """Write a plot as JSON and, if it can be drawn here, as SVG and PNG."""
     from collabsecure.reproduction import plots
+    from collabsecure.reproduction.results import write_result
 
     write_result(path.with_suffix(".json"), plot)
     try:
