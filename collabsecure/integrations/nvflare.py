@@ -9,7 +9,7 @@ import logging
 import os
 import queue
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Unpack
 
@@ -20,7 +20,7 @@ from nvflare.collab.api.exceptions import RunAborted
 from nvflare.collab.api.proxy import Proxy
 
 from collabsecure.errors import CollabsecureError
-from collabsecure.integrations import sums
+from collabsecure.integrations import sums, tunnel
 from collabsecure.integrations.exchange import Refused, Wait, encode
 from collabsecure.integrations.host import Answering, Arrived, Node, ValuesNeeded, respond
 from collabsecure.integrations.node import SumNode
@@ -113,6 +113,28 @@ class SecureSum(sums.SecureSum):
     ) -> None:
         options.setdefault("tell", _tell)
         super().__init__(CollabHost(clients, seconds=request_seconds), session, identity, **options)
+
+
+class Tunnel(tunnel.Tunnel):
+    """Carries an editing session between a job's sites and the aggregator at `url`; `tunnel.Tunnel` says how.
+
+    Tunnel(collab.clients, "https://127.0.0.1:8443", session=session, ca=Path("ca.pem")).run()
+    """
+
+    def __init__(
+        self,
+        clients: Iterable[Proxy],
+        url: str,
+        *,
+        session: Session,
+        ca: Path | None = None,
+        patience: float = 600.0,
+        at_once: int = 2,
+        tell: Callable[[str], None] | None = None,
+        request_seconds: float = REQUEST_SECONDS,
+    ) -> None:
+        host = CollabHost(clients, seconds=request_seconds)
+        super().__init__(host, url, session=session, ca=ca, patience=patience, at_once=at_once, tell=tell or _tell)
 
 
 def _tell(line: str) -> None:
