@@ -72,6 +72,8 @@ class FolderStore:
                 expected="none",
                 remedy="Wait for it or end it; two at once would break the session",
             ) from error
+        for unfinished in path.glob(".*.part"):  # what a process was writing when it was killed
+            unfinished.unlink(missing_ok=True)
 
     def __repr__(self) -> str:
         return f"FolderStore({str(self.path)!r})"

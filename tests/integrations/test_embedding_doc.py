@@ -1,19 +1,14 @@
 """docs/embedding.md is right: its programs and commands, run as they stand, give what it says."""
 
 import re
-import sys
-from pathlib import Path
 
 import click
 import pytest
+from tutorial import DOCS, commands, play, saying
 
 from collabsecure_cli.main import main
 
-ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT / "tests" / "cli"))  # where the tutorials' player is
-from tutorial import commands, play, saying  # noqa: E402
-
-PAGE = ROOT / "docs" / "embedding.md"
+PAGE = DOCS / "embedding.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 PROGRAMS = dict(re.findall(r"`(\w+\.py)`:\n\n```python\n(.*?)```", TEXT, re.S))
 

@@ -435,7 +435,9 @@ def test_a_folder_keeps_whole_files_for_its_owner_alone_and_one_process_at_a_tim
     with pytest.raises(BadFile, match="another process"):
         FolderStore(tmp_path / "state")
     folder.close()
+    (tmp_path / "state" / ".a.0123.part").write_bytes(b"what was being written at the end")
     again = FolderStore(tmp_path / "state")
+    assert {path.name for path in (tmp_path / "state").iterdir()} == {"lock", "a"}
     again.remove("a")
     again.remove("a")
     assert again.read("a") is None
