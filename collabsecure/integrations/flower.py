@@ -99,8 +99,7 @@ class SecureSum(sums.SecureSum):
         sums = SecureSum(grid, session, server_key)
         total = sums.run("round 1").arrays["model"]
 
-    `request_seconds` is how long Flower keeps a request that nobody answers before it is sent again. A SuperNode that
-    was killed with a request in hand, and is back within Flower's minute, is noticed by nothing else.
+    `request_seconds` is how long Flower keeps a request that nobody answers, before it is sent again.
     """
 
     def __init__(

@@ -85,6 +85,17 @@ class Deployment:
         """End a SuperNode and what it has started, without a word."""
         self._kill(f"node-{node}")
 
+    def bring_back(self, node):
+        """Start a killed SuperNode again, as a service manager does: Flower lets it in once its minute is over."""
+        ends, name = time.monotonic() + 3 * SETTLE_SECONDS, f"node-{node}"
+        known = self.said(name).count("SuperNode ID")
+        self.start_node(node)
+        while self.said(name).count("SuperNode ID") == known:
+            assert time.monotonic() < ends, self.said(name)
+            if self._processes[name].poll() is not None:
+                self.start_node(node)
+            time.sleep(0.5)
+
     def run(self, app, config=None):
         """Hand over an app as `flwr run` does; the run's number."""
         options = [f"{name}={json.dumps(value)}" for name, value in (config or {}).items()]

@@ -17,6 +17,21 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "flower" / "sum"
 NAMES = ("alice", "bob", "carol", "dave", "erin", "frank")
 ROUNDS = 3
 
+MALICIOUS = Path(__file__).parent / "flower_malicious"
+ATTACKS = {  # what its server app is told, by what it does with four clients
+    "survivors": [
+        *(f"sets, client {client}: 1 messages" for client in (1, 2, 3, 4)),
+        *(f"another set, client {client}: refused V25" for client in (1, 2, 3, 4)),
+    ],
+    "both": [
+        *(f"sets, client {client}: 1 messages" for client in (1, 2, 3, 4)),
+        *(f"first shares, client {client}: 1 messages" for client in (1, 2, 3, 4)),
+        *(f"second set, client {client}: refused V04" for client in (1, 2, 3)),
+        *(f"second shares, client {client}: refused V04" for client in (1, 2, 3)),
+        *(f"second input, client {client}: refused V20" for client in (1, 2, 3, 4)),
+    ],
+}
+
 
 class Example:
     """A folder with NAME.key, sum-server.key and session.json."""
@@ -70,3 +85,8 @@ def averaged(client_app, survivors_by_round):
         trained = [client_app.descend(model, *part) * len(part[1]) for part in parts]
         model = np.sum(trained, axis=0) / sum(len(targets) for _, targets in parts)
     return model
+
+
+def told(log):
+    """The malicious server app's lines."""
+    return [line for line in log.splitlines() if re.match(r"[a-z ]+, client \d: ", line)]

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 from flower_processes import SETTLE_SECONDS, Deployment
-from flower_sums import EXAMPLE, ROUNDS, Example, averaged
+from flower_sums import ATTACKS, EXAMPLE, MALICIOUS, ROUNDS, Example, averaged, told
 
 pytestmark = pytest.mark.slow
 
@@ -75,21 +75,39 @@ def test_the_example_averages_what_three_daemons_were_given(deployment, client_a
     np.testing.assert_allclose(example.model, averaged(client_app, [range(3)] * ROUNDS), rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("comes_back", [True, False])
-def test_a_supernode_killed_in_mid_run_comes_back_or_is_gone_on_without(deployment, client_app, tmp_path, comes_back):
-    example = Example(tmp_path / "e", clients=4, rounds=2, **{"request-seconds": 20.0, "train-seconds": 90.0})
+def test_a_supernode_killed_in_mid_run_may_come_back(deployment, client_app, tmp_path):
+    example = Example(tmp_path / "e", clients=4, rounds=2)
     with Daemons(example, deployment) as daemons:
+        run = deployment.run(EXAMPLE, example.config)
+        deployment.says(run, "says that it is client 4", RUN_SECONDS)
+        deployment.kill_node(3)
+        deployment.bring_back(3)
+        status, log = deployment.wait(run, RUN_SECONDS)
+        assert status == "finished:completed", log
+        daemons.wait()
+    np.testing.assert_allclose(example.model, averaged(client_app, [range(4)] * 2), rtol=0, atol=1e-9, err_msg=log)
+
+
+def test_a_supernode_killed_in_mid_run_is_gone_on_without(deployment, client_app, tmp_path):
+    seconds = {"train-seconds": 90.0, "phase-seconds": 60.0, "upload-seconds": 60.0, "request-seconds": 20.0}
+    example = Example(tmp_path / "e", clients=4, rounds=2, **seconds)
+    with Daemons(example, deployment):
         run = deployment.run(EXAMPLE, example.config)
         deployment.says(run, "round 1 is summed", RUN_SECONDS)
         deployment.kill_node(3)
-        if comes_back:
-            deployment.start_node(3)
         status, log = deployment.wait(run, RUN_SECONDS)
         assert status == "finished:completed", log
-        if comes_back:
-            daemons.wait()
-        else:
-            deployment.start_node(3)
-    later = range(4) if comes_back else range(3)
-    assert f"round 2 is summed over clients {', '.join(str(node + 1) for node in later)}" in log
-    np.testing.assert_allclose(example.model, averaged(client_app, [range(4), later]), rtol=0, atol=1e-9, err_msg=log)
+    deployment.bring_back(3)
+    assert "round 2 is summed over clients 1, 2, 3\n" in log
+    np.testing.assert_allclose(
+        example.model, averaged(client_app, [range(4), range(3)]), rtol=0, atol=1e-9, err_msg=log
+    )
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_malicious_server_app_is_refused_by_the_daemons(deployment, client_app, tmp_path, attack):
+    example = Example(tmp_path / "e", clients=4, rounds=1, attack=attack)
+    with Daemons(example, deployment):
+        status, log = deployment.wait(deployment.run(MALICIOUS, example.config), RUN_SECONDS)
+    assert status == "finished:completed", log
+    assert told(log) == ATTACKS[attack], log

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 from flower_grid import InProcessGrid
-from flower_sums import EXAMPLE, ROUNDS, Example, averaged
+from flower_sums import ATTACKS, EXAMPLE, MALICIOUS, ROUNDS, Example, averaged, told
 from flwr.app import Context, RecordDict
 
 from collabsecure.errors import SumAborted
@@ -18,6 +18,7 @@ from collabsecure_cli.identity import load_identity
 from collabsecure_protocols import Policy
 
 NODES = (101, 1 << 63, 103)
+FOUR = (*NODES, 104)
 
 
 @pytest.fixture
@@ -40,17 +41,17 @@ def context_of(example):
     return Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=example.config)
 
 
-def in_process(example, monkeypatch, client_app):
+def in_process(example, monkeypatch, client_app, nodes=NODES):
     """A grid whose nodes have a client each; each message meets a new one, made from what the last one kept."""
-    stores = {node: MemoryStore() for node in NODES}
-    identities = dict(zip(NODES, (load_identity(example.key(name)) for name in example.names), strict=True))
+    stores = {node: MemoryStore() for node in nodes}
+    identities = dict(zip(nodes, (load_identity(example.key(name)) for name in example.names), strict=True))
 
     def side(context):
         node = context.node_id
         return SumNode(example.session, identities[node], policy=Policy(), store=stores[node], rng=os.urandom)
 
     monkeypatch.setattr(flower, "daemon", side)
-    return InProcessGrid(lambda: client_app.app, NODES, {node: {"partition-id": i} for i, node in enumerate(NODES)})
+    return InProcessGrid(lambda: client_app.app, nodes, {node: {"partition-id": i} for i, node in enumerate(nodes)})
 
 
 def test_the_average_is_that_of_fedavg_in_the_clear(example, apps, monkeypatch, capsys):
@@ -105,3 +106,14 @@ def test_a_server_app_that_shows_one_node_another_model_gets_no_sum_with_its_par
     with pytest.raises(SumAborted, match="2 clients"):
         server_app.app(grid, context_of(example))
     assert "V21" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_malicious_server_app_is_refused_by_the_nodes(apps, tmp_path, monkeypatch, capsys, attack):
+    sys.modules.pop("make_session", None)
+    monkeypatch.syspath_prepend(str(MALICIOUS))
+    client_app, server_app = (importlib.import_module(f"malicious_sums.{name}_app") for name in ("client", "server"))
+    example = Example(tmp_path / "example", clients=4, rounds=1, attack=attack)
+    grid = in_process(example, monkeypatch, client_app, FOUR)
+    server_app.app(grid, context_of(example))
+    assert told(capsys.readouterr().out) == ATTACKS[attack]
