@@ -49,9 +49,9 @@ class Mailbox:
         self._changed = threading.Condition()
         # From anywhere, so that what was answered to a process before this one is no answer to this one.
         self._next = secrets.randbits(32)
-        self._open: dict[int, bytes] = {}  # calls without an answer, by number
+        self._open: dict[int, Call] = {}  # calls without an answer, by number
         self._answers: dict[int, Answer] = {}
-        self._last: tuple[int, tuple[bytes, ...]] | None = None  # the last request that got calls, and those
+        self._last: tuple[int, tuple[Call, ...]] | None = None  # the last request that got calls, and those
         self._end = ""  # why there will be no more calls
         self._is_told = self._is_stopping = False
 
@@ -65,7 +65,7 @@ class Mailbox:
             numbers = []
             for call in calls:
                 numbers.append(self._next)
-                self._open[self._next] = replace(call, number=self._next).encode()
+                self._open[self._next] = replace(call, number=self._next)
                 self._next = (self._next + 1) % (1 << 32)
             self._changed.notify_all()
             try:
@@ -113,7 +113,7 @@ class Mailbox:
     def _carry(self, request: Carry) -> Reply:
         with self._changed:
             if self._last is not None and self._last[0] == request.number:
-                return Ready(payloads=self._last[1])
+                return _ready(self._last[1])
             for answer in request.answers:
                 if self._open.pop(answer.number, None) is not None:
                     self._answers[answer.number] = answer
@@ -121,12 +121,17 @@ class Mailbox:
             self._changed.wait_for(lambda: self._open or self._end or self._is_stopping, self._wait_seconds)
             if self._open:  # with those that a reply before had, for it may be lost, and so may who got it
                 self._last = request.number, tuple(self._open.values())
-                return Ready(payloads=self._last[1])
+                return _ready(self._last[1])
             if self._end:
                 self._is_told = True
                 self._changed.notify_all()
                 return Refused(check=OVER, reason=self._end)
             return Wait()
+
+
+def _ready(calls: Sequence[Call]) -> Ready:
+    """Calls as bytes; not kept so, as there may be a hundred megabytes of them."""
+    return Ready(payloads=tuple(call.encode() for call in calls))
 
 
 class CarriedConnection(Connection):
