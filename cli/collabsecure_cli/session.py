@@ -14,6 +14,7 @@ from collabsecure.files import complete_or_absent, refuse_existing, unreadable
 from collabsecure.hyperparameters import Hyperparameters
 from collabsecure.sessions import Encryption, best_bits
 from collabsecure.statistics import SecondMoment, find_second_moments
+from collabsecure_cli import sum_words
 from collabsecure_cli.config import emit, operator_options
 from collabsecure_cli.drafting import draft_session
 from collabsecure_cli.encryption_keys import load_public
@@ -156,6 +157,9 @@ def new(
 def show(*, file: Path) -> None:
     """Say in plain words what a session asks of those who take part, with the digest to compare by phone."""
     shown = load_session(file)
+    if "format" not in dict(shown.parameters) and not shown.is_encrypted:
+        emit(sum_words.as_mapping(shown), sum_words.in_words(shown))
+        return
     agreement = Agreement.of(shown)
     emit(as_mapping(shown, agreement), in_words(shown, agreement))
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import fields
 
 from collabsecure.agreement import Agreement
@@ -73,7 +74,7 @@ def as_mapping(session: Session, agreement: Agreement) -> dict[str, object]:
         ],
         "min_survivors": session.min_survivors,
         "threshold": session.threshold,
-        "max_colluding_clients": _colluding(session),
+        "max_colluding_clients": colluding(session),
         "withstands_malicious_server": session.is_complete,
         "encryption": session.encryption,
         "key_holder": session.is_encrypted
@@ -111,7 +112,7 @@ def in_words(session: Session, agreement: Agreement) -> str:
         ("Task", [repr(session.task)]),
         ("Digest", [*spoken_digest(session.transcript).split("\n"), "Compare it with the other parties by phone."]),
         ("Who", [f"{number:<6}  {name:<{width}}  {format_key(key)}" for number, name, key in keys]),
-        ("Stay", _staying(session)),
+        ("Stay", staying(session)),
         ("Model", [f"{agreement.model}{revision}, in {agreement.weights_dtype}"]),
         ("Layers", [layers_in_short(agreement.layers), f"weights {agreement.weights_digest}"]),
         ("Flow", [_flow(agreement)]),
@@ -121,20 +122,24 @@ def in_words(session: Session, agreement: Agreement) -> str:
         (
             "You send",
             [
-                *(f"{name}: {_size(size)}" for name, size in uploads.items()),
-                f"{_size(sum(uploads.values()))} in all, masked{_encrypted(session)}, {bits} bits a number",
+                *(f"{name}: {size_in_words(size)}" for name, size in uploads.items()),
+                f"{size_in_words(sum(uploads.values()))} in all, masked{_encrypted(session)}, {bits} bits a number",
             ],
         ),
         ("Server learns", _learns(session).split("\n")),
         ("All receive", [_ALL_RECEIVE]),
         ("Leak", leak_of(session, agreement, session.num_clients).lines()),
     ]
-    lines = [
+    return "\n".join([*laid_out(rows), "", HONEST])
+
+
+def laid_out(rows: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
+    """Blocks of lines, each with its title at the left."""
+    return [
         f"{title if first else '':<{len(_INDENT)}}{line}"
         for title, block in rows
         for first, line in zip([True, *[False] * (len(block) - 1)], block, strict=True)
     ]
-    return "\n".join([*lines, "", HONEST])
 
 
 def _encrypted(session: Session) -> str:
@@ -145,11 +150,12 @@ def _learns(session: Session) -> str:
     return _SERVER_LEARNS_NO_SUM if session.is_encrypted else _SERVER_LEARNS
 
 
-def _staying(session: Session) -> list[str]:
-    n, floor, colluding = session.num_clients, session.min_survivors, _colluding(session)
+def staying(session: Session) -> list[str]:
+    """How many must stay, and may collude, in words."""
+    n, floor, number = session.num_clients, session.min_survivors, colluding(session)
     stay = f"all {n} clients" if floor == n else f"{floor} of the {n} clients"
     who = {0: "No client may collude", 1: "At most 1 client may collude"}.get(
-        colluding, f"At most {colluding} clients may collude"
+        number, f"At most {number} clients may collude"
     )
     lines = [f"{stay} must stay to the end of a sum, else it is not opened.", f"{who} with the server."]
     if not session.is_complete:
@@ -160,7 +166,7 @@ def _staying(session: Session) -> list[str]:
     return lines
 
 
-def _colluding(session: Session) -> int:
+def colluding(session: Session) -> int:
     """How many clients may collude with the server: on a k-regular graph, the share that policies insist on."""
     if session.is_complete:
         return corruption_bound(session.num_clients)
@@ -181,10 +187,10 @@ def _listed(settings: dict[str, object]) -> str:
     return ", ".join(f"{name} {'last' if value is None else value}" for name, value in settings.items())
 
 
-def _size(num_bytes: int) -> str:
+def size_in_words(num_bytes: int) -> str:
     """Bytes for people.
 
-    >>> _size(999), _size(154_000_000)
+    >>> size_in_words(999), size_in_words(154_000_000)
     ('999 bytes', '154.0 MB')
     """
     if num_bytes < 100_000:
