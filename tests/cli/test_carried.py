@@ -158,7 +158,7 @@ class Processes:
 
 
 @pytest.mark.parametrize("reply_leaves", [True, False], ids=["after", "before"])
-@pytest.mark.parametrize("lives", [(5, 3, 6, 4), (4, 5, 3, 6), (6, 7, 5)])
+@pytest.mark.parametrize("lives", [(5, 3, 6, 4), (6, 7, 5)])
 def test_killed_at_its_exchanges_a_client_goes_on_with_the_same_bytes(network, tmp_path, lives, reply_leaves):
     processes = Processes(tmp_path / "me", lives, reply_leaves=reply_leaves)
     with aggregating(LIGHT, tmp_path / "server", poll_seconds=3.0) as server:
@@ -197,20 +197,13 @@ def shifted():
 
 
 LIES = {  # part of a target, and what becomes of the answer
-    "no message": ("messages/1", forged(200, b"")),
     "random message": ("messages/0", forged(200, bytes(range(256)))),
     "changed message": ("messages/2", flipped),
-    "a message too long": ("messages/0", forged(200, bytes(1 << 21))),
     "another page": ("messages/1", forged(200, b"<html>")),
-    "moved": ("messages/1", forged(301, b"", ("location", "http://example.org/"))),
-    "a strange status": ("messages/1", forged(65535)),
     "no status": ("messages/1", forged(0)),
     "it is over": ("messages/3", forged(410, b'{"error": "over"}')),
-    "no such session": ("messages/0", forged(404, b'{"error": "no such session"}')),
     "headers of nonsense": ("sums/0", forged(204, b"", ("Upload-Offset", "\u0661"), ("x\r\ny", "z"))),
     "an offset inside a chunk": ("sums/0", forged(204, b"", ("Upload-Offset", "7"))),
-    "an offset beyond": ("sums/1", forged(409, b"", ("Upload-Offset", "9" * 18))),
-    "no results": ("results/0", forged(200, b"[" * 100_000)),
     "an unsigned result": ("results/0", forged(200, b'{"layers": {"1": {"digest": "00", "signature": "00"}}}')),
     "a changed update": ("layers/1", flipped),
     "an update too long": ("layers/1", forged(200, bytes(1 << 20))),

@@ -36,6 +36,8 @@ from collabsecure_cli import daemon_api
 from collabsecure_cli.carried import OVER
 from collabsecure_cli.daemon_api import DaemonApi, listening
 from collabsecure_protocols import Policy, ValueRefused
+from collabsecure_protocols.envelope import MessageType
+from collabsecure_protocols.messages import Confirmations
 
 LIGHT = make_session(num_clients=3)
 SUMS = made_session(3)
@@ -137,6 +139,34 @@ def test_values_other_than_those_that_have_left_are_refused(socket_folder):
             relay.give(ROUND, made_values(SUMS, 2, ROUND))
         relay.give(ROUND, made_values(SUMS, 1, ROUND))  # the same ones again are no others
         assert end.shard(1) == before
+
+
+def test_a_server_app_that_wants_to_see_one_clients_values_is_refused_and_the_state_stays(socket_folder):
+    session, store = made_session(4), MemoryStore()
+    nodes = {client: node(store if client == 1 else None, session=session, client=client) for client in (1, 2, 3, 4)}
+    end = Coordinating(session, nodes)
+    with daemon(socket_folder, nodes[1]):
+        end.nodes[1] = Daemon(socket_folder / "s")
+        end.set_up()
+        end.start_sum()
+        for client in nodes:
+            end.give(client)
+            assert isinstance(end.shard(client), Ready)
+        signed = []
+        for client in nodes:
+            reply = end.tell(client, end.survivors(1, 2, 3, 4))
+            signed.append((client, reply.payloads[0][-64:]))
+        confirmed = Confirmations(sum_index=0, signatures=tuple(signed)).encode()
+        assert isinstance(end.tell(1, end.forged(MessageType.CONFIRMATIONS, confirmed)), Ready)  # shares of self masks
+        before = dict(store._files)
+        for lie in (
+            end.survivors(1, 2, 3),  # client 4's other secret, too
+            end.forged(MessageType.CONFIRMATIONS, Confirmations(sum_index=0, signatures=tuple(signed[:3])).encode()),
+            end.survivors(1, 2, 3, sum_index=1),
+        ):
+            reply = end.tell(1, lie)
+            assert (type(reply), reply.check) == (Refused, "V04")
+            assert store._files == before
 
 
 @pytest.mark.parametrize("sum_name", ["a/b", "100 %", "ä?#", "..", ""])
