@@ -77,6 +77,7 @@ class SumNode:
         self.session = session
         self._store, self._lock = store, threading.Lock()
         self._arrays: dict[int, dict[str, NDArray[np.float64]]] = {}  # by sum; read once
+        self._forgotten: set[int] = set()  # sums whose values are no longer in the store
         self._prefix = f"sums-{session.transcript.hex()[:32]}"
         saved = store.read(self._prefix)
         if saved is None:
@@ -302,9 +303,9 @@ class SumNode:
         self._remember(Ledger(), opened)
         self._store.write(self._prefix, [encode_state(self._received, self._given, self._client.save())])
         self._remember(self._client.ledger, opened)
-        for index in set(range(len(self.session.sums))) - set(self._open_sums()):
-            if index in self._given:
-                self._forget(index)
+        for index in self._given.keys() - set(self._open_sums()) - self._forgotten:
+            self._forget(index)
+            self._forgotten.add(index)
 
     @property
     def _ledger(self) -> NodeLedger:
