@@ -114,6 +114,7 @@ class Mailbox:
         with self._changed:
             if self._last is not None and self._last[0] == request.number:
                 return _ready(self._last[1])
+            self._last = None  # whoever has a new number has its reply
             for answer in request.answers:
                 if self._open.pop(answer.number, None) is not None:
                     self._answers[answer.number] = answer

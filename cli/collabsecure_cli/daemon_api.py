@@ -13,7 +13,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
@@ -39,6 +39,7 @@ from collabsecure_protocols import LocalProtocolError
 from collabsecure_protocols.client_state import NO_LINK
 
 MOST_BYTES = 2 * SHARD_BYTES  # of one request
+_PIECE_BYTES = 1 << 20
 _LIMITS = Limits(max_connections=16, max_connections_per_address=16)
 
 
@@ -87,7 +88,8 @@ class DaemonApi:
         try:
             body = await whole_body(request, MOST_BYTES)
             async with self._one_at_a_time:  # one that is repeated meanwhile gets its answer afterwards
-                return Response(await asyncio.to_thread(self._answering.answer, body), media_type=BINARY)
+                reply = await asyncio.to_thread(self._answering.answer, body)
+            return StreamingResponse(_pieces(reply), media_type=BINARY, headers={"Content-Length": str(len(reply))})
         except ValuesNeeded as needed:
             return as_json({"sum": needed.sum_name}, status=428)
         except (BadExchange, TooLong) as error:
@@ -122,6 +124,12 @@ class DaemonApi:
         with self._changed:
             self._heard = time.monotonic()
             self._changed.notify_all()
+
+
+async def _pieces(reply: bytes) -> AsyncIterator[bytes]:
+    """A reply that may be of a hundred megabytes, each of which goes out before the next is copied."""
+    for start in range(0, len(reply), _PIECE_BYTES):
+        yield reply[start : start + _PIECE_BYTES]
 
 
 class _NoValues(Exception):
