@@ -1,10 +1,12 @@
 """The adapter for NVFlare, against its own proxies and client apps in this process."""
 
+import json
 import logging
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -301,3 +303,21 @@ class TestASum:
         sites.fault = fault
         sums = SecureSum(sites.proxies, sites.session, identity(0), request_seconds=0.2)
         self.check(sites, sums.run("round 1"), (1, 2, 3, 4))
+
+
+def test_the_editing_example_writes_a_job_without_code_for_the_sites(tmp_path):
+    """What it names instead is what the page on embedding lets a site allow."""
+    root = Path(__file__).parents[2]
+    (tmp_path / "session.json").write_text(made_session(3).to_json())
+    script = root / "examples" / "nvflare" / "edit" / "secure_editing.py"
+    options = ["--session", "session.json", "--sites", "alice", "bob", "carol", "--write", "jobs"]
+    subprocess.run([sys.executable, script, *options], cwd=tmp_path, check=True)
+    job = tmp_path / "jobs" / "secure-editing"
+    files = {str(path.relative_to(job)) for path in job.rglob("*") if path.is_file()}
+    sites = {f"app_{name}/config/config_fed_client.json" for name in ("alice", "bob", "carol")}
+    server = {"app_server/config/config_fed_server.json", "app_server/custom/secure_editing.py"}
+    assert files == {"meta.json", *sites, *server}
+    config = json.loads((job / "app_bob" / "config" / "config_fed_client.json").read_text())
+    named = {config["executors"][0]["executor"]["path"], *(component["path"] for component in config["components"])}
+    page = (root / "docs" / "embedding.md").read_text()
+    assert all(f'"{path}"' in page for path in named)
