@@ -84,10 +84,11 @@ def install(hooks):
                 die()
             if due and crash.when == DURING:
                 half(die, *arguments)
-            result = whole(*arguments, **options)
-            if due:
-                die()
-            return result
+            try:
+                return whole(*arguments, **options)
+            finally:  # an answer may be an exception
+                if due:
+                    die()
 
         setattr(owner, attribute, wrapped)
 

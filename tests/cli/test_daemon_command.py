@@ -1,6 +1,8 @@
 """What `collabsecure client` is told about daemons: one way to be reached, files of the right kind, and plain words."""
 
 import signal
+import subprocess
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -82,6 +84,19 @@ def test_the_handler_of_sigterm_is_as_before(invoke):
     before = signal.getsignal(signal.SIGTERM)
     assert invoke("sums", *DAEMON, "--patience", "1s").exit_code == 4
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_daemon_of_sums_needs_no_extra(invoke, socket_folder):
+    """Neither the HTTP client that an editing session has, nor PyTorch."""
+    arguments = ["client", "--session", "sums.json", "--key", "sums.key", *DAEMON, "--patience", "1s"]
+    program = (
+        "import sys\n"
+        "sys.modules.update(dict.fromkeys(('datasets', 'httpx2', 'tenseal', 'tokenizers', 'torch', 'transformers')))\n"
+        "from collabsecure_cli.main import main\n"
+        f"main({arguments!r})"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], cwd=socket_folder, capture_output=True, check=False)
+    assert (ended.returncode, b"Listening on s" in ended.stderr) == (4, True), ended.stderr
 
 
 def test_help_says_who_carries_and_where():
