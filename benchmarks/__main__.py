@@ -13,6 +13,7 @@ QUICK: dict[str, list[str]] = {
     "memory": ["--quick"],
     "server": ["--quick"],
     "flower": ["--quick"],
+    "flower_deployment": ["--quick"],
     "clients": ["--quick"],
     "encryption": ["--quick"],
     "merge": ["--d-in", "1024", "--d-out", "256", "--repeats", "2"],

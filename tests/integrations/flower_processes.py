@@ -26,7 +26,7 @@ class Deployment:
         self.folder = folder
         self.node_configs = node_configs
         self._environments = node_environments or [{}] * len(node_configs)
-        self._processes = {}
+        self._processes, self.watched = {}, []  # other processes' numbers, whose memory is of interest as well
         self.peaks = {}  # name → the most memory (VmHWM) of its process and all below it, each, in bytes
         folder.mkdir(parents=True)
         self.environment = {
@@ -194,8 +194,9 @@ class Deployment:
 
     def _watch(self):
         while not self._watching.wait(0.05):
-            for name, process in list(self._processes.items()):
-                for pid in [process.pid, *descendants(process.pid)]:
+            watched = [(name, process.pid) for name, process in list(self._processes.items())]
+            for name, top in watched + [("beside", pid) for pid in self.watched]:
+                for pid in [top, *descendants(top)]:
                     with suppress(OSError, IndexError):  # it has ended
                         what = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[1].decode().rpartition("/")[2]
                         self.peaks[name, what] = max(self.peaks.get((name, what), 0), peak_bytes(pid))

@@ -4,8 +4,11 @@ The table names, for each line, the test of ours that shows the same of this pac
 """
 
 import importlib
+import re
+from pathlib import Path
 
 import numpy as np
+import pytest
 from flower_grid import InProcessGrid
 from flower_secaggplus_app import average, client_app
 from flwr.app import ConfigRecord, Context, Message, RecordDict
@@ -27,6 +30,7 @@ mod = importlib.import_module(
     "flwr.client.mod.secure_aggregation.secaggplus_mod"
 )  # the package has a function so named
 
+ROOT = Path(__file__).parents[2]
 NODES = (1, 2, 3, 4)
 MODULUS, CLIP, STEPS = 1 << 32, 8.0, 1 << 22  # its defaults
 SETTINGS = {
@@ -179,3 +183,14 @@ def test_secrets_are_in_the_apps_own_state():
     grid.send_and_receive([Message(content, 1, "train")])
     kept = grid.contexts[1].state.config_records[RECORD_KEY_STATE]
     assert bytes_to_private_key(kept["sk1"]).key_size == 384
+
+
+PAGE = ROOT / "docs" / "embedding.md"
+NAMED = sorted(set(re.findall(r"`((?:test_\w+::)?test_\w+)`", PAGE.read_text(encoding="utf-8"))))
+
+
+@pytest.mark.parametrize("test", NAMED)
+def test_every_test_that_the_page_names_exists(test):
+    file, _, name = test.rpartition("::")
+    (found,) = (ROOT / "tests").rglob(f"{file or 'test_flower_secaggplus'}.py")
+    assert re.search(rf"^def {name}\(", found.read_text(encoding="utf-8"), re.M)
