@@ -59,9 +59,14 @@ class Connection:
     def __init__(self, aggregator: Aggregator) -> None:
         self._aggregator = aggregator
         self._http: http.client.HTTPConnection | None = None
+        self._is_over = False
 
-    def close(self) -> None:
-        """Hang up; who waits in another thread waits no longer."""
+    def end(self) -> None:
+        """Hang up for good; who waits in another thread waits no longer."""
+        self._is_over = True
+        self._hang_up()
+
+    def _hang_up(self) -> None:
         if self._http is not None:
             self._http.close()
             self._http = None
@@ -74,23 +79,28 @@ class Connection:
             if self._http is not None:  # kept open, and perhaps closed at the other end meanwhile
                 with suppress(OSError, http.client.HTTPException):
                     return self._ask(call)
-                self.close()
+                self._hang_up()
             return self._ask(call)
         except (OSError, http.client.HTTPException):
-            self.close()
+            self._hang_up()
             return Answer(number=call.number, status=HTTPStatus.SERVICE_UNAVAILABLE)
         except ValueError:  # what is no header's value
-            self.close()
+            self._hang_up()
             return Answer(number=call.number, status=HTTPStatus.BAD_REQUEST)
+        finally:
+            if self._is_over:  # and was connected again meanwhile
+                self._hang_up()
 
     def _ask(self, call: Call) -> Answer:
+        if self._is_over:
+            raise ConnectionAbortedError
         connection = self._http = self._http or self._aggregator.address.connect()
         headers = {name: value for name, value in call.headers if name.lower() in _SENT}
         connection.request(call.method, self._aggregator.address.base + call.target, call.body or None, headers)
         response = connection.getresponse()
         body = response.read(SHARD_BYTES)
         if not response.isclosed():
-            self.close()
+            self._hang_up()
         self._aggregator.contact = time.monotonic()
         returned = tuple((name, value) for name, value in response.getheaders() if name.lower() in _RETURNED)
         return Answer(number=call.number, status=response.status, headers=returned, body=body)

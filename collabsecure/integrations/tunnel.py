@@ -121,7 +121,7 @@ class Tunnel:
                 self._step(pool)
         finally:
             for line in self._lines.values():
-                line.connection.close()
+                line.connection.end()
             pool.shutdown(wait=False, cancel_futures=True)
         return Carried(over=self._over(), is_aggregator_gone=False)
 
