@@ -115,9 +115,11 @@ class SecureSum(sums.SecureSum):
 
 
 class Tunnel(tunnel.Tunnel):
-    """Carries an editing session over a grid, to and from the aggregator at `url`; `tunnel.Tunnel` says how.
+    """Carries an editing session over a grid, to and from the aggregator at `url`; `tunnel.Tunnel` says the rest.
 
-    Tunnel(grid, "https://127.0.0.1:8443", session=session, ca=Path("ca.pem")).run()
+        Tunnel(grid, "https://127.0.0.1:8443", session=session, ca=Path("ca.pem")).run()
+
+    It has no key, and needs none.
     """
 
     def __init__(

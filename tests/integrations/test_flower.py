@@ -211,3 +211,28 @@ def test_a_node_without_a_daemon_answers_nothing_and_its_log_says_what_to_do(cap
     assert "collabsecure client --daemon" in caplog.text
     told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert not any(str(tmp_path) in line for line in told)  # what Flower brought to the server app
+
+
+def test_values_that_are_given_early_reach_the_side():
+    side = Asking()
+    grid = InProcessGrid(echoing, [7])
+    flower.give(grid.contexts[7], "round 1", {"x": np.ones(3)}, side=lambda context: side)
+    np.testing.assert_array_equal(side.values["x"], np.ones(3))
+
+
+def test_what_is_wrong_with_values_that_were_given_is_not_in_the_error_that_flower_sends(caplog):
+    grid = InProcessGrid(echoing, [7])
+    side = Asking(error=ValueRefused("x", "found 1234.5; expected at most 100"))
+    with pytest.raises(flower.NotAnswered) as raised:
+        flower.give(grid.contexts[7], "round 1", {"x": np.ones(1)}, side=side)
+    assert "1234.5" not in str(raised.value)
+    assert "1234.5" in caplog.text
+
+
+def test_the_daemon_is_the_one_that_the_nodes_owner_names(monkeypatch):
+    monkeypatch.setenv(flower.ENVIRONMENT, "/of/the/environment")
+    contexts = InProcessGrid(echoing, [7, 8], {8: {flower.SOCKET: "/of/the/node"}}).contexts
+    assert str(flower.daemon(contexts[7]).path) == "/of/the/environment"
+    assert str(flower.daemon(contexts[8]).path) == "/of/the/node"
+    contexts[8].run_config[flower.SOCKET] = "/of/the/run"  # of which whoever starts it has a say
+    assert str(flower.daemon(contexts[8]).path) == "/of/the/node"
