@@ -1,9 +1,13 @@
 """The Flower adapter over a grid in this process; the real processes are in test_flower_deployment.py."""
 
+import re
+import shlex
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from flower_grid import InProcessGrid
@@ -13,8 +17,10 @@ from flwr.clientapp import ClientApp
 from collabsecure.integrations import flower
 from collabsecure.integrations.exchange import Hello, Refused, decode_reply, encode
 from collabsecure.integrations.host import Arrived, Host, ValuesNeeded
+from collabsecure_cli.main import main
 from collabsecure_protocols import ValueRefused
 
+READMES = sorted((Path(__file__).parents[2] / "examples" / "flower").glob("*/README.md"))
 NODES = (7, 1 << 63, 11)  # Flower's ids are of 64 bits
 HELLO = encode(Hello(transcript=bytes(32)))
 
@@ -236,3 +242,19 @@ def test_the_daemon_is_the_one_that_the_nodes_owner_names(monkeypatch):
     assert str(flower.daemon(contexts[8]).path) == "/of/the/node"
     contexts[8].run_config[flower.SOCKET] = "/of/the/run"  # of which whoever starts it has a say
     assert str(flower.daemon(contexts[8]).path) == "/of/the/node"
+
+
+@pytest.mark.parametrize("page", READMES, ids=lambda page: page.parent.name)
+def test_every_command_link_and_setting_of_an_examples_readme_exists(page):
+    text = page.read_text(encoding="utf-8")
+    settings = (page.parent / "pyproject.toml").read_text(encoding="utf-8")
+    for command in re.findall(r"^\$ (collabsecure .+)$", text, re.M):
+        found, arguments = main, shlex.split(command)[1:]
+        while isinstance(found, click.Group):
+            found = found.commands[arguments.pop(0)]
+        known = {option for parameter in found.params for option in parameter.opts}
+        assert {argument for argument in arguments if argument.startswith("--")} <= known
+    for name in re.findall(r"([a-z-]+)=\"", "".join(re.findall(r"--run-config '(.*?)'", text))):
+        assert re.search(rf"^{name} = ", settings, re.M)
+    assert all((page.parent / link).exists() for link in re.findall(r"\]\(([^)]+)\)", text))
+    assert len(READMES) == 2
