@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -268,26 +269,17 @@ def test_edits_that_were_repeated_some_times_go_on_from_there(cohort):
 
 @pytest.fixture(scope="module")
 def small_world(tmp_path_factory):
-    """10 clients with 15 edits each, for which λ = 600 is the paper's ratio: 4 times the edits. And with 30."""
-    import torch
+    """10 clients with 15 edits each, for which λ = 600 is the paper's ratio: 4 times the edits. And with 30.
 
-    from collabsecure.attacks.cases.small_world import small_world
-    from collabsecure.values import optimise_values
+    As `collabsecure reproduce` has them: what is summed goes through the secure sum.
+    """
+    from collabsecure_cli.attack_target import Target
+    from collabsecure_cli.reproduce_target import Ground
 
-    torch.set_num_threads(1)
-    laboratory = small_world()
-    assert laboratory.hyperparameters.second_moment_weight == 4 * 10 * 15
-    requests = laboratory.requests[:300]
-    values = optimise_values(laboratory.model, requests, laboratory.templates, laboratory.hyperparameters)
-    return {
-        edits: Cohort(
-            model=laboratory.model,
-            clients=deal(requests, values, num_clients=10, edits_per_client=edits),
-            templates=laboratory.templates,
-            second_moments=laboratory.second_moments,
-        )
-        for edits in (15, 30)
-    }
+    ground = Ground.load(Target.of(None, None, None, None, device="cpu", seed=0), data="counterfact")
+    assert ground.hyperparameters.second_moment_weight == 4 * 10 * 15
+    values = tmp_path_factory.mktemp("values")
+    return {edits: ground.cohort(num_clients=10, edits_per_client=edits, cache=values) for edits in (15, 30)}
 
 
 def references():
@@ -303,11 +295,14 @@ def references():
 def test_on_the_small_world_collabedit_is_global_edit_to_the_last_record_and_word(small_world):
     cohort = small_world[15]
     requests = [request for client in cohort.clients.values() for request in client.requests]
-    found = []
+    questions = [replace(request, target_true=None) for request in requests]
+    found, answers = [], []
     for method in (LAYER_SYNCHRONOUS, GLOBAL_EDIT):
         with cohort.model.apply(method.edit(cohort, None)):
             found.append(counterfact_with_texts(references(), seed=0).find(cohort.model, requests, None))
+            answers.append(evaluate_zsre(cohort.model, questions))
     assert len(found[0]) == 150
+    assert answers[0] == answers[1]  # zsRE's metrics of the same edits, record by record
     for one, other in zip(*found, strict=True):
         for name in ("es", "ps", "ns"):
             assert getattr(one.comparisons, name) == getattr(other.comparisons, name)

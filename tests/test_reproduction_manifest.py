@@ -21,19 +21,18 @@ def test_a_manifest_says_what_ran_on_what(tmp_path: Path):
         ["collabsecure", "reproduce", "table1"],
         device="cpu",
         seeds={"values": 3, "intervals": 0},
-        weights={"gpt2-xl": "00ff"},
-        records={"MCF": records_digest([ONE])},
-        snippets="11ee",
+        settings={"model": "gpt2-xl", "second_moment_weight": 20_000},
+        digests={"weights": "00ff", "records (MCF)": records_digest([ONE])},
     )
     for _ in range(2):  # a run that goes on writes it again
         write_manifest(tmp_path / "manifest.json", manifest)
     read = json.loads((tmp_path / "manifest.json").read_text())
-    assert read["format"] == "collabsecure reproduction manifest 1"
+    assert read["format"] == "collabsecure reproduction manifest 2"
     assert read["command"] == ["collabsecure", "reproduce", "table1"]
     assert read["seeds"] == {"values": 3, "intervals": 0}
-    assert read["weights_sha256"] == {"gpt2-xl": "00ff"}
-    assert read["records_sha256"] == {"MCF": records_digest([ONE])}
-    assert read["snippets_sha256"] == "11ee"
+    assert read["settings"] == {"model": "gpt2-xl", "second_moment_weight": 20_000}
+    assert read["bootstrap_resamples"] == 2000
+    assert read["sha256"] == {"weights": "00ff", "records (MCF)": records_digest([ONE])}
     assert read["python"].endswith(platform.python_version())
     assert read["packages"]["collabsecure"] == collabsecure.__version__
     assert read["packages"]["numpy"] == np.__version__
@@ -42,7 +41,7 @@ def test_a_manifest_says_what_ran_on_what(tmp_path: Path):
 
 def test_a_package_that_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(manifests, "_PACKAGES", ("numpy", "no-such-package-of-ours"))
-    manifest = manifest_of([], device="cpu", seeds={}, weights={}, records={})
+    manifest = manifest_of([], device="cpu", seeds={}, settings={}, digests={})
     assert set(manifest.packages) == {"collabsecure", "numpy"}
 
 

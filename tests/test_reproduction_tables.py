@@ -78,6 +78,12 @@ def test_latex_is_a_booktabs_table():
     ]
 
 
+def test_no_width_of_an_interval_is_minus_zero():
+    for low, high in ((0.7225 + 1e-17, 0.7225 - 1e-17), (0.7225, 0.7225 - 1e-16), (0.7225 + 1e-16, 0.7225)):
+        figure = Figure(name="Score", value=0.7225, interval=Interval(low=low, high=high))
+        assert "$72.2^{+0.0}_{-0.0}$" in to_latex(replace(TABLE, rows=(replace(TABLE.rows[0], figures=(figure,)),)))
+
+
 def test_methods_are_compared_at_the_same_clients_and_edits_alone():
     rows = [row(method, edits=edits, Score=score) for method, edits, score in [
         ("A", 100, 0.9), ("B", 100, 0.8), ("A", 500, 0.3), ("B", 500, 0.4), ("A", 900, 0.1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import wraps
@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar, cast
 
 import click
 
+from collabsecure.errors import BadFile
 from collabsecure_cli.attack_target import Target
 from collabsecure_cli.config import emit, operator_options
 from collabsecure_cli.own_folder import own_folder
 from collabsecure_cli.progress import progress_bar, say
-from collabsecure_cli.reproduce_results import as_lines, write_plot, write_table
+from collabsecure_cli.reproduce_results import as_lines, manifest_of, words_in_full, write_plot, write_table
 
 if TYPE_CHECKING:
     from collabsecure.reproduction.experiments import Evaluation, Repeated, Step
@@ -54,11 +55,29 @@ class _Run:
         with own_folder(self.out, mark=MARK, found="rows and values so far", force=self.force):
             yield
 
-    def load(self) -> Ground:
+    def load(self, what: str) -> Ground:
+        """Load model and records.
+
+        Raises:
+            BadFile: there are results of other ones already, and `force` is not set.
+        """
+        from collabsecure.reproduction.manifest import digests_in
         from collabsecure_cli.reproduce_target import Ground
 
         say(f"Loading {self.target.name}…")
-        return Ground.load(self.target, data=self.data)
+        ground = Ground.load(self.target, data=self.data)
+        manifest = manifest_of(self.named(what, ground))
+        others = sorted(
+            name for name, digest in digests_in(manifest).items() if ground.digests.get(name, digest) != digest
+        )
+        if others and not self.force:
+            raise BadFile(
+                manifest,
+                found=f"results of other {', '.join(others)}",
+                expected="none, or this run's",
+                remedy="Give another --out, or --force",
+            )
+        return ground
 
     def cohort(self, ground: Ground, edits: int) -> Cohort:
         say(
@@ -71,12 +90,31 @@ class _Run:
         """Where results go, without what their kinds end in; those on zsRE's records beside the others'."""
         return self.out / (f"{what}-zsre" if ground.data == "zsRE" else what)
 
+    def write_manifest(
+        self,
+        ground: Ground,
+        path: Path,
+        *,
+        edits: Sequence[int],
+        texts: WrittenTexts | None = None,
+        settings: Mapping[str, object] | None = None,
+    ) -> None:
+        """Write what the results at `path` hang on beside them."""
+        from collabsecure.reproduction.manifest import write_manifest
+
+        resolved: dict[str, object] = {"edits_per_client": tuple(edits)}
+        if self.is_small_world:
+            resolved["data"] = self.data
+        command = words_in_full(click.get_current_context(), resolved)
+        manifest = ground.manifest(command, seed=self.target.seed, texts=texts, settings=settings or {})
+        write_manifest(manifest_of(path), manifest)
+
     def measure(self, ground: Ground, plan: Plan, counts: Sequence[int], *, effort: int) -> list[Found]:
         """What a plan finds with each number of edits; a record takes so much `effort`."""
         from collabsecure_cli.reproduce_rows import Effort, measure_rows
         from collabsecure_cli.reproduce_state import FinishedRows
 
-        state = FinishedRows(folder=self.out / "rows", of=(*self.target.identity, ground.data))
+        state = FinishedRows(folder=self.out / "rows", of=ground.key)
         cohorts = {edits: self.cohort(ground, edits) for edits in counts}
         with Effort(effort * self.clients * sum(counts)) as bar:
             return [measure_rows(cohorts[edits], plan, state, edits=edits, effort=bar) for edits in counts]
@@ -106,7 +144,7 @@ def _experiment(command: Callable[Concatenate[_Run, P], R]) -> Callable[P, R]:
         show_default=True,
         help="Results; all experiments can have the same, and then share values and rows.",
     )
-    @click.option("--force", is_flag=True, help="Use a folder that holds something else.")
+    @click.option("--force", is_flag=True, help="Use a folder that holds something else, or results of something else.")
     @wraps(command)
     def with_run(*args: P.args, **kwargs: P.kwargs) -> R:
         given: dict[str, object] = dict(kwargs)
@@ -206,7 +244,7 @@ def table1(run: _Run, *, edits_per_client: int | None, snippets: Path | None, tf
         from collabsecure.reproduction.results import Table
         from collabsecure.reproduction.tables import to_text
 
-        ground = run.load()
+        ground = run.load("table1")
         texts = _texts(run, ground, snippets, tfidf)
         scores, *others = evaluations = _evaluations(ground, texts)
 
@@ -234,7 +272,7 @@ def table1(run: _Run, *, edits_per_client: int | None, snippets: Path | None, tf
         write_table(path := run.named("table1", ground), table)
         title = f"{ground.name}, sweeps"
         write_table(run.named("sweeps", ground), Table(title=title, data=ground.data, rows=all_swept))
-        _write_manifest(run, ground, path, texts)
+        run.write_manifest(ground, path, edits=[edits], texts=texts)
     emit({"out": str(run.out), **table.to_json()}, f"{to_text(table)}\n\nWritten: {path}.json, .md, .tex")
 
 
@@ -293,7 +331,7 @@ def figure1(run: _Run, *, edits_per_client: tuple[int, ...]) -> None:
         from collabsecure.reproduction.experiments import plot_scores
         from collabsecure.reproduction.methods import BEFORE, METHODS
 
-        ground = run.load()
+        ground = run.load("figure1")
         methods = [method for method in METHODS if method is not BEFORE]
         (scores,) = _evaluations(ground)
         steps = [(method, scores) for method in methods]
@@ -301,7 +339,7 @@ def figure1(run: _Run, *, edits_per_client: tuple[int, ...]) -> None:
         rows = [some[method, scores.name] for method in methods for some in found]
         plot = plot_scores(rows, title=f"Score on {ground.data}, {run.clients} clients, {ground.name}")
         write_plot(path := run.named("figure1", ground), plot)
-        _write_manifest(run, ground, path)
+        run.write_manifest(ground, path, edits=counts)
     emit({"out": str(run.out), **plot.to_json()}, as_lines(plot, path))
 
 
@@ -327,11 +365,11 @@ def figure3(run: _Run, *, edits_per_client: int | None) -> None:
         )
         from collabsecure_cli.reproduce_state import RepeatedEdits
 
-        ground = run.load()
+        ground = run.load("figure3")
         cohort = run.cohort(ground, edits)
         state = RepeatedEdits(
             path=run.out / "repeated.safetensors",
-            of=(*run.target.identity, ground.data, str(run.clients), str(edits)),
+            of=(*ground.key, str(run.clients), str(edits)),
         )
         since = state.read(cohort.second_moments)
         with progress_bar("edit again", REPEATS + 1) as advance:
@@ -345,21 +383,6 @@ def figure3(run: _Run, *, edits_per_client: int | None) -> None:
         predicted = predicted_over_repeats(cohort, repeats=REPEATS)
         plot = plot_residuals(measured, predicted, title=f"‖R‖ of {run.clients * edits} edits, {ground.name}")
         write_plot(path := run.named("figure3", ground), plot)
-        _write_manifest(run, ground, path)
+        run.write_manifest(ground, path, edits=[edits], settings={"repeats": REPEATS})
         state.forget()
     emit({"out": str(run.out), **plot.to_json()}, as_lines(plot, path))
-
-
-def _write_manifest(run: _Run, ground: Ground, path: Path, texts: WrittenTexts | None = None) -> None:
-    """Write what the results hang on beside them, with what was asked for in full: defaults may change."""
-    from collabsecure.reproduction.manifest import write_manifest
-
-    context = click.get_current_context()
-    words = ["collabsecure", "reproduce", str(context.info_name)]
-    for parameter in context.command.params:
-        value = context.params.get(parameter.name or "")
-        if value is not None and parameter.name not in ("out", "force", "device"):
-            for one in value if isinstance(value, tuple) else (value,):
-                words += [parameter.opts[0], str(one)]
-    manifest = ground.manifest(words, seed=run.target.seed, texts=texts)
-    write_manifest(path.with_name(f"{path.name}-manifest.json"), manifest)

@@ -1,9 +1,12 @@
-"""How a reproduction's results go to files and to the terminal."""
+"""How a reproduction's results go to files and to the terminal, and the command that made them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import click
 
 from collabsecure.errors import MissingExtra
 from collabsecure.files import complete_or_absent
@@ -45,3 +48,20 @@ def as_lines(plot: Plot, path: Path) -> str:
         points = "  ".join(f"{x:g}: {y:.3g}" for x, y in zip(series.x, series.y, strict=True))
         lines.append(f"  {series.label:<{width}}  {points}")
     return "\n".join([*lines, f"Written: {path}.json, and .svg and .png where matplotlib is installed"])
+
+
+def manifest_of(path: Path) -> Path:
+    """Where the manifest of the results at `path` is."""
+    return path.with_name(f"{path.name}-manifest.json")
+
+
+def words_in_full(context: click.Context, resolved: Mapping[str, object]) -> list[str]:
+    """The command with all its options: defaults may change. `resolved` has those that hang on others, by parameter."""
+    words = ["collabsecure", "reproduce", str(context.info_name)]
+    given = {**context.params, **resolved}
+    for parameter in context.command.params:
+        value = given.get(parameter.name or "")
+        if value is not None and parameter.name not in ("out", "force", "device"):
+            for one in value if isinstance(value, tuple) else (value,):
+                words += [parameter.opts[0], str(one)]
+    return words

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 Data = Literal["counterfact", "zsre"]  # whose form the small world's records have
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Ground:
     """A model and records, loaded."""
 
@@ -126,20 +128,40 @@ class Ground:
 
         return "zsRE" if default_metrics(self.requests) == "zsre" else "MCF"
 
-    def manifest(self, command: Sequence[str], *, seed: int, texts: WrittenTexts | None) -> Manifest:
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What two runs must have in common for the one to go on from the other's rows."""
+        return tuple(f"{name} {digest}" for name, digest in self.digests.items())
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """What all figures hang on → its SHA-256: rows of another run count only if these are the same."""
+        from collabsecure.reproduction.manifest import moments_digest, records_digest
+
+        hyperparameters = json.dumps(asdict(self.hyperparameters), sort_keys=True)
+        return {
+            "weights": self.model.weights_digest(),
+            "second moments": moments_digest(self.second_moments),
+            "hyper-parameters": hashlib.sha256(hyperparameters.encode()).hexdigest(),
+            "contexts": hashlib.sha256(self.templates.to_json().encode()).hexdigest(),
+            f"records ({self.data})": records_digest(self.requests),
+        }
+
+    def manifest(
+        self, command: Sequence[str], *, seed: int, texts: WrittenTexts | None, settings: Mapping[str, object]
+    ) -> Manifest:
         """What the figures of a command hang on; `texts` if some are written for them."""
         import torch
 
-        from collabsecure.reproduction.manifest import manifest_of, records_digest
+        from collabsecure.reproduction.manifest import manifest_of
 
         device = self.model.device
         return manifest_of(
             command,
             device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-            seeds={"contexts and order": seed} | ({} if texts is None else {"texts": texts.seed}),
-            weights={self.name: self.model.weights_digest()},
-            records={self.data: records_digest(self.requests)},
-            snippets=None if texts is None else texts.digest,
+            seeds={"contexts and order": seed, "intervals": 0} | ({} if texts is None else {"texts": texts.seed}),
+            settings={"model": self.name, **asdict(self.hyperparameters), **settings},
+            digests=self.digests if texts is None else {**self.digests, "snippets": texts.digest},
         )
 
     def _secure_sum(self, clients: Mapping[int, Client], flow: Flow) -> SecureSummation:

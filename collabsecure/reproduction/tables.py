@@ -91,8 +91,8 @@ def to_latex(table: Table) -> str:
         value = rf"\mathbf{{{found.value}}}" if found.is_best else found.value
         if not found.has_interval:
             return f"${value}$"
-        above, below = found.high - found.exact, -(found.exact - found.low)  # so that no width is −0.0
-        return f"${value}^{{{above:+.1f}}}_{{{below:+.1f}}}$"
+        above, below = max(0.0, found.high - found.exact), max(0.0, found.exact - found.low)  # no width is −0.0
+        return f"${value}^{{+{above:.1f}}}_{{-{below:.1f}}}$"
 
     def line(cells: Sequence[str]) -> str:
         return " & ".join(cells) + r" \\"

@@ -2,20 +2,24 @@
 
 import itertools
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from safetensors.numpy import load_file, save_file
 
 from collabsecure.reproduction import experiments, methods
 from collabsecure.reproduction.methods import METHODS, SWEEPS
 from collabsecure.reproduction.results import read_plot, read_table
 from collabsecure.second_moment import compute_second_moments
-from collabsecure.statistics import second_moment_filename
+from collabsecure.statistics import SecondMoment, second_moment_filename
 from collabsecure_cli.attack_target import Target
 from collabsecure_cli.main import main
 from collabsecure_cli.reproduce_state import RepeatedEdits
@@ -135,8 +139,8 @@ def test_with_snippets_all_rows_of_table_1_have_ne_and_rs_whatever_was_measured_
     assert read_table(out / "sweeps.json").columns == ("Score", "ES", "PS", "NS")
     assert asked == {"evaluate_counterfact": [], "evaluate_generation": [3] * (len(METHODS) + 2)}
     manifest = json.loads((out / "table1-manifest.json").read_text())
-    assert manifest["seeds"] == {"contexts and order": 0, "texts": 0}
-    assert len(manifest["snippets_sha256"]) == 64
+    assert manifest["seeds"] == {"contexts and order": 0, "intervals": 0, "texts": 0}
+    assert len(manifest["sha256"]["snippets"]) == 64
 
     asked["evaluate_generation"].clear()
     assert reproduce("table1", *with_texts).exit_code == 0
@@ -242,7 +246,70 @@ def test_figure_3_falls(options, tmp_path, monkeypatch):
     manifest = json.loads((tmp_path / "out" / "figure3-manifest.json").read_text())
     assert manifest["command"][:3] == ["collabsecure", "reproduce", "figure3"]
     assert manifest["command"][-2:] == ["--edits-per-client", "2"]
-    assert list(manifest["records_sha256"]) == ["MCF"]
+    assert manifest["settings"]["second_moment_weight"] == 10
+    assert manifest["settings"]["repeats"] == 2
+    assert set(manifest["sha256"]) == {"weights", "second moments", "hyper-parameters", "contexts", "records (MCF)"}
+
+
+def test_what_a_default_was_stands_in_the_manifest(tmp_path, monkeypatch):
+    monkeypatch.setattr("collabsecure_cli.reproduce.REPEATS", 0)
+    monkeypatch.setattr("collabsecure_cli.reproduce_target.Ground.cohort", none_but(Ground.cohort, edits=15))
+    out = tmp_path / "out"
+    assert reproduce("figure3", "--out", str(out), "--clients", "3").exit_code == 0
+    words = json.loads((out / "figure3-manifest.json").read_text())["command"]
+    assert " ".join(words[3:]) == "--data counterfact --clients 3 --seed 0 --edits-per-client 15"
+
+
+def none_but(make, *, edits):
+    """A cohort of one edit for each client, if that many are asked for."""
+
+    def cohort(ground, *, num_clients, edits_per_client, cache):
+        assert edits_per_client == edits
+        return make(ground, num_clients=num_clients, edits_per_client=1, cache=cache)
+
+    return cohort
+
+
+@pytest.mark.parametrize("changed", ["weights", "second moments", "hyper-parameters", "records (MCF)"])
+def test_rows_of_anything_else_are_measured_again_and_its_results_not_replaced(options, tmp_path, asked, changed):
+    command = ("figure1", *options, "--edits-per-client", "1")
+    first = reproduce(*command)
+    assert first.exit_code == 0, first.output
+    before = json.loads((tmp_path / "out" / "figure1-manifest.json").read_text())
+    asked["evaluate_counterfact"].clear()
+    change(tmp_path, changed)
+
+    refused = reproduce(*command)
+    assert refused.exit_code == 1
+    assert changed in refused.stderr
+    assert "--force" in refused.stderr
+    result = reproduce(*command, "--force")
+    assert result.exit_code == 0, result.output
+    assert len(asked["evaluate_counterfact"]) == len(METHODS) - 1
+    after = json.loads((tmp_path / "out" / "figure1-manifest.json").read_text())
+    assert changed in {name for name in after["sha256"] if after["sha256"][name] != before["sha256"][name]}
+
+
+def change(folder, what):
+    """Change something under the same name and, for weights, of the same size and age."""
+    if what == "weights":
+        path = folder / "model" / "model.safetensors"
+        time_before = path.stat().st_mtime_ns
+        tensors = load_file(path)
+        name = next(name for name in tensors if name.endswith("wte.weight"))
+        tensors[name] = tensors[name] * np.float32(0.5)
+        save_file(tensors, path, metadata={"format": "pt"})
+        os.utime(path, ns=(time_before, time_before))
+    elif what == "second moments":
+        (path,) = (folder / "stats").glob("*.0.*")
+        moment = SecondMoment.load_npz(path)
+        replace(moment, count=moment.count // 2).save_npz(path, force=True)
+    elif what == "hyper-parameters":
+        path = folder / "hparams.json"
+        path.write_text(path.read_text().replace('"v_lr": 0.5', '"v_lr": 0.4'))
+    else:
+        path = folder / "records.json"
+        path.write_text(path.read_text().replace("Quill", "Stone"))
 
 
 def test_interrupted_figure_3_goes_on_from_its_last_repetition(options, tmp_path, monkeypatch):
@@ -259,7 +326,7 @@ def test_interrupted_figure_3_goes_on_from_its_last_repetition(options, tmp_path
             raise KeyboardInterrupt
 
     monkeypatch.setattr(RepeatedEdits, "write", interrupted)
-    assert reproduce(*command, "--seed", "1").exit_code == 130
+    assert reproduce(*command, "--seed", "1", "--force").exit_code == 130
     assert reproduce(*command).exit_code == 130  # begins anew: what is there is another seed's
     assert reproduce(*command).exit_code == 0
     assert times == [1, 2, 1, 2, 3, 4]
