@@ -95,7 +95,9 @@ def repetition_threshold(unrepeated: Float64[np.ndarray, " num_edits"], *, false
     `unrepeated` are ratios of edits that were not made before. The threshold is the k-th smallest of these n with
     k = ⌊α(n + 1)⌋, α = `false_alarms`. A further edit that was not made before, and does not differ from them in other
     ways, is as likely to be smallest, second smallest, … of all n + 1, so its ratio is below with probability
-    k/(n + 1) ≤ α, whatever the ratios' distribution (conformal prediction; Vovk et al. 2005).
+    k/(n + 1) ≤ α, whatever the ratios' distribution (conformal prediction; Vovk et al. 2005). Those of
+    `residuals_without_own` are with n − 1 other edits, a further edit's is with n: then that holds approximately
+    (Barber et al. 2021, on the jackknife), the better the more edits there are.
 
     >>> repetition_threshold(np.arange(1.0, 20.0), false_alarms=0.1)
     2.0

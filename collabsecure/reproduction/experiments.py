@@ -149,7 +149,7 @@ Kind = TypeVar("Kind")
 def best_of(rows: Mapping[Kind, Row]) -> Kind:
     """Whose row has the highest Score, the first of several.
 
-    It is chosen on the records that it is measured on: no validation could do better.
+    It is chosen on the records that it is measured on: no validation could choose better among these.
 
     Raises:
         ValueError: there is no row.

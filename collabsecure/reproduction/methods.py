@@ -158,8 +158,8 @@ METHODS: tuple[Editing | Merging, ...] = (
     TIES_DEFAULT,
     TIES_OF_COLLABEDIT,
 )
-# Further than their authors go (Task-Arithmetic: λ up to 1; TIES: k of 10, 20 and 30%, λ up to 3): ten clients with
-# different facts are not ten models of tasks, and a λ or k that is too small must not be why merging fails.
+# Task-Arithmetic's λ goes up to 1, as its authors'; TIES' k and λ further than theirs (10, 20 and 30%, up to 3): ten
+# clients with different facts are not ten models of tasks, and too small a k or λ must not be why merging fails.
 TASK_ARITHMETIC_SWEEP = tuple(_task_arithmetic(tenths / 10) for tenths in range(1, 11))
 TIES_SWEEP = tuple(_ties(keep, scale) for keep in (0.1, 0.2, 0.3, 1.0) for scale in (1.0, 2.0, 3.0, 5.0))
 SWEEPS: tuple[tuple[Merging, ...], ...] = (TASK_ARITHMETIC_SWEEP, TIES_SWEEP)
