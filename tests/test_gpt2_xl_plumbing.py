@@ -206,8 +206,8 @@ def test_figure_1_has_table_1s_rows_and_figure_3_falls(out):
 def test_a_manifest_says_with_what(out, experiment):
     manifest = json.loads((out / f"{experiment}-manifest.json").read_bytes())
     assert manifest["command"][:5] == ["collabsecure", "reproduce", experiment, "--model", "gpt2-xl"]
-    assert list(manifest["weights_sha256"]) == ["gpt2-xl"]
-    assert list(manifest["records_sha256"]) == ["MCF"]
+    assert manifest["settings"]["model"] == "gpt2-xl"
+    assert set(manifest["sha256"]) == {"weights", "second moments", "hyper-parameters", "contexts", "records (MCF)"}
 
 
 def test_it_fits_into_memory(ran):
