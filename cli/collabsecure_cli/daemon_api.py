@@ -88,6 +88,8 @@ class DaemonApi:
         try:
             body = await whole_body(request, MOST_BYTES)
             async with self._one_at_a_time:  # one that is repeated meanwhile gets its answer afterwards
+                if self.failure is not None:  # what is known may be ahead of the disk
+                    raise self.failure
                 reply = await asyncio.to_thread(self._answering.answer, body)
             return StreamingResponse(_pieces(reply), media_type=BINARY, headers={"Content-Length": str(len(reply))})
         except ValuesNeeded as needed:
@@ -106,6 +108,8 @@ class DaemonApi:
                 raise _NoValues("found values; expected none: an editing session's are computed here")  # noqa: TRY301
             node, (sum_name, tensor) = self._answering, _names(request)
             values = await _numbers(request, _size(node, sum_name, tensor))
+            if self.failure is not None:
+                raise self.failure
             link = _link(request.headers.get(LINK_HEADER))
             missing = await asyncio.to_thread(node.put, sum_name, tensor, values, link=link)
         except (LocalProtocolError, _NoValues) as error:

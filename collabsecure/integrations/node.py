@@ -76,6 +76,7 @@ class SumNode:
             )
         self.session = session
         self._store, self._lock = store, threading.Lock()
+        self._broken: BaseException | None = None  # what kept the last step from the store
         self._arrays: dict[int, dict[str, NDArray[np.float64]]] = {}  # by sum; read once
         self._forgotten: set[int] = set()  # sums whose values are no longer in the store
         self._prefix = f"sums-{session.transcript.hex()[:32]}"
@@ -114,6 +115,7 @@ class SumNode:
         """
         found = decode_request(request)
         with self._lock:
+            self._refuse_if_broken()
             return encode(self._reply(found))
 
     def give(self, sum_name: str, values: Mapping[str, NDArray[np.generic]], *, link: bytes = NO_LINK) -> None:
@@ -140,6 +142,7 @@ class SumNode:
             LocalProtocolError: there is no such sum.
         """
         with self._lock:
+            self._refuse_if_broken()
             index, number = self._place(sum_name, tensor_name)
             spec = self.session.sums[index].tensors[number]
             array = _checked(spec, values)
@@ -158,10 +161,16 @@ class SumNode:
                 missing = self._missing(index)
                 if not missing and self._opened_elsewhere(index):
                     del self._given[index]
+                    self._save()  # before the files go: what the state names is there
                     self._forget(index)
                     raise ValueRefused(tensor_name, self._why_not_again(sum_name))
                 self._save()
             return self._missing(index)
+
+    def _refuse_if_broken(self) -> None:
+        """What is known here may be ahead of the store, so nothing may follow from it; a new node goes on from there."""
+        if self._broken is not None:
+            raise self._broken
 
     def _index(self, sum_name: str) -> int:
         names = [spec.name for spec in self.session.sums]
@@ -286,9 +295,18 @@ class SumNode:
 
     def _digest(self, index: int) -> bytes:
         """Of a sum's values, whatever the session calls its arrays and in which order they stand."""
-        return hashlib.sha256(b"".join(sorted(self._given[index].tensors.values()))).digest()
+        digests = {*self._given[index].tensors.values()} - {_ZEROS}  # an array of zeros more or less is no other value
+        return hashlib.sha256(b"".join(sorted(digests))).digest()
 
     def _save(self) -> None:
+        """Keep what is known; if the store fails, this node answers nothing more (V35)."""
+        try:
+            self._keep()
+        except BaseException as error:
+            self._broken = error
+            raise
+
+    def _keep(self) -> None:
         """The values' digests, then the state, then the protocol's ledger.
 
         After an end in between, no other session takes values that this one may have opened, and this one goes on: it

@@ -88,6 +88,74 @@ def test_sums_are_exact_when_every_request_comes_twice_and_finds_a_new_process()
         assert found.kept == {"sums-ledger", f"sums-{SESSION.transcript.hex()[:32]}"}
 
 
+class Full(MemoryStore):
+    """A store of which one write fails, as on a full disk; those after it do not."""
+
+    def __init__(self, failing: int) -> None:
+        super().__init__()
+        self.left = failing
+
+    def write(self, name, parts) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise BadFile(name, found="no space left", expected="some")
+        super().write(name, parts)
+
+
+class Insisted:
+    """A node whose store fails once, and which is then asked the same again and again before a new process is."""
+
+    def __init__(self, client: int, failing: int) -> None:
+        self.store, self.client = Full(failing), client
+        self.has_failed = False
+        self._node: SumNode | None = None
+
+    def _do(self, step):
+        try:
+            self._node = self._node or node(self.client, SESSION, self.store, rng=os.urandom)
+            return step(self._node)
+        except BadFile:
+            self.has_failed = True
+            for _ in range(2 if self._node is not None else 0):
+                if self._node._broken is not None:
+                    with pytest.raises(BadFile):
+                        step(self._node)
+            self._node = None
+            return self._do(step)
+
+    def answer(self, request: bytes) -> bytes:
+        return self._do(lambda found: found.answer(request))
+
+    def give(self, sum_name, values, *, link=bytes(32)) -> None:
+        self._do(lambda found: found.give(sum_name, values, link=link))
+
+
+def test_after_a_write_that_failed_nothing_is_answered_from_memory_whatever_write_it_was() -> None:
+    failing, has_failed = 0, True
+    while has_failed:
+        failing += 1
+        insisted = Insisted(1, failing)
+        room = Coordinating(SESSION, {**{client: node(client) for client in CLIENTS}, 1: insisted})
+        room.set_up()
+        room.whole_sum()
+        assert room.server.survivors == CLIENTS
+        has_failed = insisted.has_failed
+    assert failing > 10
+
+
+def test_a_set_of_survivors_that_was_not_kept_is_not_signed() -> None:
+    store = Full(0)
+    room = nodes(stores={1: store})
+    room.set_up()
+    room.start_sum()
+    for client in CLIENTS[:3]:
+        room.upload(client)
+    store.left = 1
+    for _ in range(2):  # else another set could be signed by a new process, and one client's values be had
+        with pytest.raises(BadFile):
+            room.tell(1, room.survivors(*CLIENTS[:3]))
+
+
 def test_a_node_says_which_client_it_is_and_to_which_session_it_belongs() -> None:
     room = nodes()
     assert room.hello(3) == Ready(payloads=(b"\0\3",))
