@@ -168,7 +168,7 @@ class SumNode:
             return self._missing(index)
 
     def _refuse_if_broken(self) -> None:
-        """What is known here may be ahead of the store, so nothing may follow from it; a new node goes on from there."""
+        """What is known here may be ahead of the store, so nothing may follow from it: a new node goes on there."""
         if self._broken is not None:
             raise self._broken
 
