@@ -7,6 +7,8 @@ line turns any `CollabsecureError` into that text and an exit code; anything els
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+_LONGEST_SAID = 300  # characters
+
 
 class CollabsecureError(Exception):
     """Base of all errors that collabsecure raises on purpose."""
@@ -138,3 +140,12 @@ class SumAborted(CollabsecureError):
 
 class BadSession(CollabsecureError):
     """A session whose parameters are no editing session's, or that contradicts itself; nobody can take part in it."""
+
+
+def said(text: object) -> str:
+    """What somebody else says, fit for a terminal and a log: cut, and without what such might act on.
+
+    >>> said("no" + chr(27) + "[2J")
+    'no�[2J'
+    """
+    return "".join(one if one.isprintable() else "�" for one in str(text)[:_LONGEST_SAID])

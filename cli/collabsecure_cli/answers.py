@@ -5,12 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from collabsecure.errors import CollabsecureError
+from collabsecure.errors import CollabsecureError, said
 from collabsecure_cli.uploads import OFFSET_HEADER
 from collabsecure_protocols import Session
 
 MOST_JSON_BYTES = 1 << 20
-_LONGEST_TEXT = 300  # characters of what an aggregator says that are shown
 _LONGEST_WAIT = 300.0  # seconds that an answer may tell us to wait: proxies say a day
 
 
@@ -62,7 +61,7 @@ def refusal(answer: Answer) -> Refused:
     problem = json_in(answer.content)
     if problem is None:
         return Refused(answer.status, _foreign(answer), "")
-    return Refused(answer.status, _plain(problem.get("error", "")), _plain(problem.get("check", "")))
+    return Refused(answer.status, said(problem.get("error", "")), said(problem.get("check", "")))
 
 
 def seconds_to_wait(answer: Answer) -> float | None:
@@ -80,11 +79,6 @@ def expected(method: str, answer: Answer) -> Answer:
 
 def _foreign(answer: Answer) -> str:
     return f"status {answer.status}, and not in an aggregator's words: is the address right?"
-
-
-def _plain(text: object) -> str:
-    """What somebody else says, fit for a terminal."""
-    return "".join(one if one.isprintable() else "�" for one in str(text)[:_LONGEST_TEXT])
 
 
 def offset_in(answer: Answer) -> int:

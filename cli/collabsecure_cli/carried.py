@@ -10,10 +10,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 
 import httpx2
 
 from collabsecure.integrations.exchange import (
+    MOST_PARTS,
     SHARD_BYTES,
     Answer,
     Call,
@@ -121,7 +123,7 @@ class Mailbox:
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._open or self._end or self._is_stopping, self._wait_seconds)
             if self._open:  # with those that a reply before had, for it may be lost, and so may who got it
-                self._last = request.number, tuple(self._open.values())
+                self._last = request.number, tuple(islice(self._open.values(), MOST_PARTS))
                 return _ready(self._last[1])
             if self._end:
                 self._is_told = True

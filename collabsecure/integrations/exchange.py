@@ -19,6 +19,9 @@ from collabsecure_protocols.wire import Malformed, Reader, Writer
 
 _VERSION = 1
 SHARD_BYTES = 128 << 20  # of masked input, or of carried requests, in one reply; about
+MOST_PARTS = 4096  # payloads, or answers, in one request or reply: what is empty costs its receiver, too
+HEAD_BYTES = 2 + KEY_BYTES  # a request's first, for `head`
+_MOST_HEADERS = 64
 
 
 class BadExchange(CollabsecureError):
@@ -167,6 +170,17 @@ def encode(item: Request | Reply) -> bytes:
     return out.finish()
 
 
+def head(data: bytes | memoryview) -> bytes:
+    """The session of which a request is, its transcript; the first `HEAD_BYTES` bytes tell.
+
+    Raises:
+        BadExchange: it is no request.
+    """
+    with _reading("a request"):
+        source = Reader(data)
+        return _request_head(source)[1]
+
+
 def decode_request(data: bytes | memoryview) -> Request:
     """Read a request.
 
@@ -175,8 +189,7 @@ def decode_request(data: bytes | memoryview) -> Request:
     """
     with _reading("a request"):
         source = Reader(data)
-        kind = _kind(source)
-        transcript = source.raw(KEY_BYTES)
+        kind, transcript = _request_head(source)
         request: Request
         if kind is _Kind.HELLO:
             request = Hello(transcript=transcript)
@@ -186,10 +199,10 @@ def decode_request(data: bytes | memoryview) -> Request:
             request = Shard(transcript=transcript, sum_index=source.u16(), first=source.u32(), count=source.u32())
         elif kind is _Kind.CARRY:
             number = source.u32()
-            answers = tuple(_read_answer(source) for _ in range(source.u32()))
+            answers = tuple(_read_answer(source) for _ in range(_count(source)))
             request = Carry(transcript=transcript, number=number, answers=answers)
         else:
-            raise Malformed(f"{kind.name} is no request")
+            raise AssertionError(kind)
         source.finish()
         return request
 
@@ -216,6 +229,13 @@ def decode_reply(data: bytes | memoryview) -> Reply:
         return reply
 
 
+def _request_head(source: Reader) -> tuple[_Kind, bytes]:
+    kind = _kind(source)
+    if kind >= _Kind.READY:
+        raise Malformed(f"{kind.name} is no request")
+    return kind, source.raw(KEY_BYTES)
+
+
 def _kind(source: Reader) -> _Kind:
     version, kind = source.u8(), source.u8()
     if version != _VERSION or kind not in set(_Kind):
@@ -231,7 +251,14 @@ def _write_blobs(out: Writer, payloads: tuple[bytes, ...]) -> Writer:
 
 
 def _read_blobs(source: Reader) -> tuple[bytes, ...]:
-    return tuple(source.blob() for _ in range(source.u32()))
+    return tuple(source.blob() for _ in range(_count(source)))
+
+
+def _count(source: Reader) -> int:
+    count = source.u32()
+    if count > MOST_PARTS:
+        raise Malformed(f"{count} parts; expected at most {MOST_PARTS}")
+    return count
 
 
 def _write_headers(out: Writer, headers: tuple[tuple[str, str], ...]) -> Writer:
@@ -242,7 +269,10 @@ def _write_headers(out: Writer, headers: tuple[tuple[str, str], ...]) -> Writer:
 
 
 def _read_headers(source: Reader) -> tuple[tuple[str, str], ...]:
-    return tuple((source.text(), source.text()) for _ in range(source.u16()))
+    count = source.u16()
+    if count > _MOST_HEADERS:
+        raise Malformed(f"{count} headers; expected at most {_MOST_HEADERS}")
+    return tuple((source.text(), source.text()) for _ in range(count))
 
 
 def _read_answer(source: Reader) -> Answer:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from collabsecure.errors import BadSession
 from collabsecure.integrations.exchange import (
+    MOST_PARTS,
     SHARD_BYTES,
     Carry,
     Hello,
@@ -252,7 +253,7 @@ class SumNode:
         if self._missing(index):
             raise ValuesNeeded(spec.name)
         self._refuse_repeats(index)
-        count = min(request.count, spec.num_chunks - request.first)
+        count = min(request.count, spec.num_chunks - request.first, MOST_PARTS)
         if count <= 0:
             return Ready()
         chunks = self._client.masked_input(self._values(index), link=self._given[index].link, first=request.first)

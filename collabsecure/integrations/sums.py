@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from collabsecure.errors import BadSession, SumAborted
 from collabsecure.integrations.asking import Asked, Nodes
-from collabsecure.integrations.exchange import SHARD_BYTES, Messages, Refused, Shard
+from collabsecure.integrations.exchange import MOST_PARTS, SHARD_BYTES, Messages, Refused, Shard
 from collabsecure.integrations.host import Host
 from collabsecure.integrations.staging import Staging
 from collabsecure_protocols import (
@@ -99,7 +99,7 @@ class SecureSum:
         self._nodes = Nodes(host, session, clock=clock, tell=tell)
         self._phase_seconds, self._upload_seconds = phase_seconds, upload_seconds
         self._at_once, self._tell, self._clock = at_once, tell, clock
-        self._chunks_at_once = max(1, shard_bytes // (_AROUND + session.max_chunk_bytes))
+        self._chunks_at_once = min(max(1, shard_bytes // (_AROUND + session.max_chunk_bytes)), MOST_PARTS)
         self._staging = Staging(staging)
         self._mail: dict[int, list[bytes]] = {}  # client → all messages to it, in order
         self._has_values: set[int] = set()  # clients that are ready to upload to the running sum

@@ -286,6 +286,19 @@ def test_answers_that_nobody_waits_for_are_ignored():
     assert mailbox._open == mailbox._answers == {}
 
 
+def test_of_many_calls_a_reply_has_as_many_as_it_may(monkeypatch):
+    monkeypatch.setattr("collabsecure_cli.carried.MOST_PARTS", 2)
+    mailbox = mailbox_of(LIGHT, ME)
+    thread, found = asking(mailbox, b"a", b"b", b"c")
+    reply = carry(mailbox, 0)
+    assert bodies(reply) == [b"a", b"b"]
+    rest = carry(mailbox, 1, *answers_to(reply))
+    assert bodies(rest) == [b"c"]
+    assert carry(mailbox, 2, *answers_to(rest)) == Wait()
+    thread.join()
+    assert len(found[0]) == 3
+
+
 def test_two_processes_number_their_calls_from_elsewhere():
     assert len({mailbox_of(LIGHT, ME)._next for _ in range(20)}) > 15
 

@@ -5,6 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collabsecure.integrations.exchange import (
+    HEAD_BYTES,
+    MOST_PARTS,
     Answer,
     BadExchange,
     Call,
@@ -20,6 +22,7 @@ from collabsecure.integrations.exchange import (
     decode_reply,
     decode_request,
     encode,
+    head,
 )
 
 TRANSCRIPT = bytes(range(32))
@@ -71,3 +74,25 @@ def test_a_reply_is_no_request_and_the_other_way_round() -> None:
         decode_request(encode(Wait()) + bytes(32))
     with pytest.raises(BadExchange, match="HELLO is no reply"):
         decode_reply(encode(Hello(transcript=TRANSCRIPT)))
+
+
+@pytest.mark.parametrize("request_", REQUESTS)
+def test_whose_session_a_request_is_of_is_known_from_its_first_bytes(request_: Request) -> None:
+    assert head(encode(request_)[:HEAD_BYTES]) == TRANSCRIPT
+    with pytest.raises(BadExchange):
+        head(encode(request_)[: HEAD_BYTES - 1])
+
+
+def test_what_has_more_parts_than_any_needs_is_refused() -> None:
+    most = (b"",) * MOST_PARTS
+    assert decode_reply(encode(Ready(payloads=most))) == Ready(payloads=most)
+    few = Answer(number=1, status=200)
+    for request in (
+        Messages(transcript=TRANSCRIPT, first=0, payloads=(*most, b"")),
+        Carry(transcript=TRANSCRIPT, number=0, answers=(few,) * (MOST_PARTS + 1)),
+        Carry(transcript=TRANSCRIPT, number=0, answers=(Answer(number=1, status=200, headers=(("a", "b"),) * 65),)),
+    ):
+        with pytest.raises(BadExchange, match="expected at most"):
+            decode_request(encode(request))
+    with pytest.raises(BadExchange, match="expected at most"):
+        decode_reply(encode(Ready(payloads=(*most, b""))))

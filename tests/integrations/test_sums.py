@@ -339,3 +339,11 @@ def test_sums_of_few_and_more_clients(num_clients: int) -> None:
     session = made_session(num_clients, {"one": ARRAYS})
     clients = tuple(map(int, session.client_ids))
     is_exact(over(MemoryHost(made_nodes(session)), session).run(), clients, session)
+
+
+@pytest.mark.parametrize("module", ["sums", "node"])
+def test_more_chunks_than_a_reply_may_have_come_in_several(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"collabsecure.integrations.{module}.MOST_PARTS", 1)
+    host = MemoryHost(made_nodes(SESSION))
+    is_exact(over(host).run("round 1"))
+    assert len(host.requests) == 4 * (END + 1)  # of its two chunks
