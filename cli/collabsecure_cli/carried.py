@@ -195,12 +195,12 @@ class _CarriedLine(httpx2.BaseTransport):
     def __init__(self, mailbox: Mailbox, patience: float) -> None:
         self._mailbox, self._patience = mailbox, patience
 
-    def open(self, base: str) -> httpx2.Client:
+    def open(self, base: str, *, patience: float) -> httpx2.Client:
         """An HTTP client that asks by way of the mailbox."""
         return httpx2.Client(
             base_url=f"http://carried{base}",
             transport=self,
-            timeout=self._patience,
+            timeout=patience,
             trust_env=False,
             follow_redirects=False,
         )

@@ -61,7 +61,7 @@ class Connection:
         self._longest = HEADER_BYTES + SIGNATURE_BYTES + max(max_body(session, kind) for kind in MessageType)
         self.bytes_sent = 0
         self._base = f"/v1/{session.transcript.hex()}/clients/{self._client}/"
-        self._http = line.open(self._base)
+        self._http = line.open(self._base, patience=patience)
 
     def close(self) -> None:
         """Hang up."""

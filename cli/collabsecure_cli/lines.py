@@ -11,7 +11,7 @@ import httpx2
 from collabsecure.errors import BadFile
 from collabsecure_cli.answers import NoAnswer
 
-_POLL_SECONDS = 60.0  # the aggregator answers a poll within 25, or says nothing for as long as a network is down
+_LONGEST_READ, _SHORTEST_READ = 60.0, 30.0  # seconds without a byte; the aggregator answers a poll within 25
 _CONNECT_SECONDS = 10.0
 
 
@@ -22,8 +22,11 @@ class Line(Protocol):
     def host(self) -> str:
         """What the other side is called where something is said about it."""
 
-    def open(self, base: str) -> httpx2.Client:
-        """Begin to speak; `base` is the part of the path that all requests have."""
+    def open(self, base: str, *, patience: float) -> httpx2.Client:
+        """Begin to speak; `base` is the part of the path that all requests have.
+
+        `patience` is for how long a request is tried again, in seconds: one that hangs leaves time for another.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +43,7 @@ class Endpoint:
         """The name and port in the address."""
         return urlsplit(self.url).netloc
 
-    def open(self, base: str) -> httpx2.Client:
+    def open(self, base: str, *, patience: float) -> httpx2.Client:
         """An HTTP client, connected when it is first used.
 
         Raises:
@@ -48,11 +51,12 @@ class Endpoint:
             NoAnswer: the environment names a proxy that is none.
         """
         verify = self.context()
+        read = max(_SHORTEST_READ, min(_LONGEST_READ, patience / 4))
         try:
             return httpx2.Client(
                 base_url=f"{self.url.rstrip('/')}{base}",
                 verify=verify,
-                timeout=httpx2.Timeout(_POLL_SECONDS, connect=_CONNECT_SECONDS),
+                timeout=httpx2.Timeout(read, connect=_CONNECT_SECONDS),
                 trust_env=not self.insecure,  # HTTPS_PROXY and NO_PROXY; loopback needs no proxy
                 follow_redirects=False,
             )
