@@ -15,7 +15,10 @@ from collabsecure.errors import BadFile, CollabsecureError
 from collabsecure.files import in_words
 from collabsecure.integrations.exchange import SHARD_BYTES, Answer, Call
 from collabsecure_protocols import Session
+from collabsecure_protocols.envelope import HEADER_BYTES, MessageType, max_body
+from collabsecure_protocols.keys import SIGNATURE_BYTES
 
+_TARGET = re.compile("[a-z0-9/]{1,100}")
 _METHODS = ("GET", "HEAD", "POST", "PATCH")
 _SENT = ("authorization", "upload-offset", "range", "accept-encoding")  # headers that go to the aggregator
 _RETURNED = ("upload-offset", "retry-after", "content-type", "content-range")  # and back
@@ -37,11 +40,15 @@ class Aggregator:
     def __init__(self, url: str, ca: Path | None, session: Session) -> None:
         self.address = _Address.of(url, ca)
         self.contact = time.monotonic()
-        self._target = re.compile(rf"/v1/{session.transcript.hex()}/clients/[0-9]{{1,5}}/[a-z0-9/]{{1,100}}")
+        self._clients = f"/v1/{session.transcript.hex()}/clients/"
+        bodies = (max_body(session, kind) for kind in MessageType)
+        self.longest = HEADER_BYTES + SIGNATURE_BYTES + max(bodies)  # bytes of a request's body
 
-    def allows(self, call: Call) -> bool:
-        """Whether it is a request to the API for this session's clients."""
-        return call.method in _METHODS and self._target.fullmatch(call.target) is not None
+    def allows(self, call: Call, client: int) -> bool:
+        """Whether it is a request to the API for this session's clients, in that client's name."""
+        base = f"{self._clients}{client}/"
+        is_target = call.target.startswith(base) and _TARGET.fullmatch(call.target, len(base)) is not None
+        return is_target and call.method in _METHODS
 
     def look(self) -> None:
         """Find out whether it is there."""
@@ -64,32 +71,33 @@ class Connection:
     def end(self) -> None:
         """Hang up for good; who waits in another thread waits no longer."""
         self._is_over = True
-        self._hang_up()
+        self.hang_up()
 
-    def _hang_up(self) -> None:
+    def hang_up(self) -> None:
+        """Leave the aggregator the connection for others; the next request makes another."""
         if self._http is not None:
             self._http.close()
             self._http = None
 
-    def answer(self, call: Call) -> Answer:
-        """What the aggregator says; of a long body, its first bytes, so that the rest is asked for by range."""
-        if not self._aggregator.allows(call):
+    def answer(self, call: Call, client: int) -> Answer:
+        """What the aggregator says to a client; of a long body, the first bytes: the rest is asked for by range."""
+        if not self._aggregator.allows(call, client):
             return Answer(number=call.number, status=HTTPStatus.BAD_REQUEST)
         try:
             if self._http is not None:  # kept open, and perhaps closed at the other end meanwhile
                 with suppress(OSError, http.client.HTTPException):
                     return self._ask(call)
-                self._hang_up()
+                self.hang_up()
             return self._ask(call)
         except (OSError, http.client.HTTPException):
-            self._hang_up()
+            self.hang_up()
             return Answer(number=call.number, status=HTTPStatus.SERVICE_UNAVAILABLE)
         except ValueError:  # what is no header's value
-            self._hang_up()
+            self.hang_up()
             return Answer(number=call.number, status=HTTPStatus.BAD_REQUEST)
         finally:
             if self._is_over:  # and was connected again meanwhile
-                self._hang_up()
+                self.hang_up()
 
     def _ask(self, call: Call) -> Answer:
         if self._is_over:
@@ -100,7 +108,7 @@ class Connection:
         response = connection.getresponse()
         body = response.read(SHARD_BYTES)
         if not response.isclosed():
-            self._hang_up()
+            self.hang_up()
         self._aggregator.contact = time.monotonic()
         returned = tuple((name, value) for name, value in response.getheaders() if name.lower() in _RETURNED)
         return Answer(number=call.number, status=response.status, headers=returned, body=body)

@@ -3,17 +3,20 @@
 The aggregator (`collabsecure aggregate`) runs beside the engine's server, as it does on a network. A node never speaks
 first, so it is asked what it wants to ask: its reply has HTTP requests, which are made here, and the answers go with
 the next request to it. All of it is signed, end to end, and stays so; this needs no key and could use none.
+
+Nodes say which client they are. Until the aggregator has taken a request that the client signed, a node's word counts
+for nothing: it ends nothing, holds nobody up, and moves little.
 """
 
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 
-from collabsecure.errors import CollabsecureError
+from collabsecure.errors import CollabsecureError, said
 from collabsecure.integrations.calls import Aggregator, Connection
 from collabsecure.integrations.exchange import (
     SHARD_BYTES,
@@ -24,21 +27,29 @@ from collabsecure.integrations.exchange import (
     Hello,
     Ready,
     Refused,
+    Reply,
     Request,
-    Wait,
     decode_reply,
     encode,
 )
 from collabsecure.integrations.host import Arrived, Host, Node
+from collabsecure.integrations.turns import (
+    FIRST_PAUSE,
+    LONGEST_PAUSE,
+    SMALL,
+    STRANGERS,
+    Line,
+    Turns,
+    is_fault,
+    is_upload,
+    size,
+)
 from collabsecure_protocols import Session
 
 OVER = "OVER"  # the check of the refusal by which a daemon says that its client has nothing more to ask
 
-_NO_FAULT = (HTTPStatus.CONFLICT, HTTPStatus.GONE, HTTPStatus.TOO_MANY_REQUESTS)
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0  # seconds between two tries, doubled each time
-_SILENT = 60.0  # seconds without a reply after which a node's place goes to another
+_SILENT = 60.0  # seconds without a reply after which who is not even here any more is not waited for
 _LOOK = 1.0  # seconds between two looks at which nodes there are
-_SMALL = 1 << 20  # bytes of answers that need no place
 _NUMBERS = 1 << 32
 
 
@@ -50,37 +61,17 @@ class NoAggregator(CollabsecureError):
 class Carried:
     """How a tunnel's work ended."""
 
-    over: tuple[int, ...]  # clients whose daemons said that they have nothing more to ask
+    over: tuple[int, ...]  # clients whose nodes said that they have nothing more to ask
     is_aggregator_gone: bool  # whether it ended because nothing answered there any more
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class _Line:
-    """What passes between this end and one node."""
-
-    connection: Connection  # for its requests
-    client: int | None = None  # as it says; the aggregator knows by signatures
-    number: int = 0  # of the next, or the unanswered, Carry
-    answers: tuple[Answer, ...] = field(default=(), repr=False)  # that go with it
-    calls: tuple[bytes, ...] = field(default=(), repr=False)  # that wait to be made
-    work: Future[tuple[Answer, ...]] | None = None  # making them
-    asked: bool = False  # whether a request is unanswered
-    since: float = 0.0  # when that was sent
-    due: float = 0.0  # not before then is it asked again
-    pause: float = _FIRST_PAUSE
-    faults: int = 0  # requests of its that were refused, one after the other
-    heard: float = 0.0  # when it last answered
-    expects_upload: bool = False  # what it asked for last makes it send much next
-    has_place: bool = False
-    is_over: bool = False
 
 
 class Tunnel:
     """Carries between an engine's nodes and the aggregator at `url` until all clients are done.
 
     `ca` is the authority of the aggregator's certificate, by default the system's; `http://` is for loopback addresses
-    alone. `at_once` nodes upload or download at a time. An aggregator that does not answer for `patience` seconds is
-    gone; so is, once others are done, a node. `tell` hears what happens, in words.
+    alone. `at_once` clients upload or download at a time, by turns. An aggregator that does not answer for `patience`
+    seconds is gone. So is, once others are done, a client that nothing is heard of for so long, or that has not come
+    since the tunnel began. `tell` hears what happens, in words.
 
     Raises:
         BadFile: `ca` holds no certificates.
@@ -100,20 +91,21 @@ class Tunnel:
     ) -> None:
         self._host, self._session = host, session
         self._aggregator = Aggregator(url, ca, session)
-        self._patience, self._at_once, self._tell = patience, at_once, tell
-        self._lines: dict[Node, _Line] = {}
+        self._patience, self._tell = patience, tell
+        self._lines: dict[Node, Line] = {}
         self._here: tuple[Node, ...] = ()
-        self._looked = float("-inf")
+        self._began = self._looked = float("-inf")
+        self._turns = Turns(self._lines, lambda: self._here, at_once)
         self._probe: Future[None] | None = None
 
     def run(self) -> Carried:
-        """Carry until everybody who is here is done, or the aggregator is gone.
+        """Carry until everybody who takes part is done, or the aggregator is gone.
 
         Raises:
             NoAggregator: it is gone, and nobody was done.
         """
-        self._aggregator.contact = time.monotonic()
-        pool = ThreadPoolExecutor(self._session.num_clients + 4, "tunnel")
+        self._began = self._aggregator.contact = time.monotonic()
+        pool = ThreadPoolExecutor(self._session.num_clients + STRANGERS + 1, "tunnel")
         try:
             while not self._is_done():
                 if time.monotonic() - self._aggregator.contact > self._patience:
@@ -127,106 +119,143 @@ class Tunnel:
 
     def _step(self, pool: ThreadPoolExecutor) -> None:
         """Take what was answered to where it belongs, and wait a little for more."""
+        now = time.monotonic()
         for line in self._lines.values():
             if line.work is not None and line.work.done():
-                line.answers, line.work = line.work.result(), None
-                if line.answers:
-                    line.pause = _FIRST_PAUSE
-                else:
-                    _put_off(line)
-                line.has_place = line.has_place and _size(line.answers) > _SMALL
-        quiet = time.monotonic() - self._aggregator.contact
-        if self._probe is None and quiet > min(_LONGEST_PAUSE, self._patience / 4):
+                self._turns.made(line, line.work.result())
+        quiet = now - self._aggregator.contact
+        if self._probe is None and quiet > min(LONGEST_PAUSE, self._patience / 4):
             self._probe = pool.submit(self._aggregator.look)
         elif self._probe is not None and self._probe.done():
             self._probe = None
-        if time.monotonic() - self._looked > _LOOK:
-            self._here, self._looked = tuple(self._host.nodes()), time.monotonic()
-        for node in self._here:
-            if node not in self._lines:
-                self._lines[node] = _Line(connection=Connection(self._aggregator), heard=time.monotonic())
+        if now - self._looked > _LOOK:
+            self._look(now)
+        for node in self._turns.order():
             line = self._lines[node]
-            if line.calls and self._may(line, bulky=_is_bulk(line.calls)):
-                line.work, line.calls = pool.submit(_make, line, line.calls), ()
+            if line.calls and line.work is None and self._turns.may_make(line):
+                line.work = pool.submit(_make, line, line.calls)
             self._ask(node, line)
         busy = any(line.work is not None for line in self._lines.values())
-        for arrived in self._host.receive(0.1 if busy else _FIRST_PAUSE):
+        for arrived in self._host.receive(0.1 if busy else FIRST_PAUSE):
             self._take(arrived)
 
-    def _ask(self, node: Node, line: _Line) -> None:
+    def _look(self, now: float) -> None:
+        """Which nodes are there; of one that is gone, what it would take to go on is small."""
+        self._here, self._looked = tuple(self._host.nodes()), now
+        for node in self._here:
+            if node not in self._lines:
+                self._lines[node] = Line(connection=Connection(self._aggregator))
+        for node in self._lines.keys() - set(self._here):
+            line = self._lines[node]
+            if line.work is None:
+                line.connection.hang_up()
+                line.calls, line.answers, line.has_place = (), (), False
+                if not (line.asked or line.is_proven):
+                    del self._lines[node]
+
+    def _ask(self, node: Node, line: Line) -> None:
         """Send a node its answers, and ask for more, if it has nothing else to do."""
-        if line.asked or line.calls or line.work is not None or line.is_over or line.due > time.monotonic():
+        if line.asked or line.calls or line.is_over or line.due > time.monotonic():
             return
         request: Request = Hello(transcript=self._session.transcript)
-        if line.client is not None:
-            if not self._may(line, bulky=line.expects_upload or _size(line.answers) > _SMALL):
+        if line.client:
+            if (line.expects_upload or size(line.answers) > SMALL) and not self._turns.has_place(line):
                 return
             request = Carry(transcript=self._session.transcript, number=line.number, answers=line.answers)
         line.asked, line.since = True, time.monotonic()
         self._host.send(node, encode(request))
-
-    def _may(self, line: _Line, *, bulky: bool) -> bool:
-        """Whether a node has, or gets, one of the places for those that move much; others need none."""
-        if not bulky or line.has_place:
-            return True
-        now = time.monotonic()
-        taken = [other for node, other in self._lines.items() if other.has_place and node in self._here]
-        if sum(not (other.asked and now - other.since > _SILENT) for other in taken) >= self._at_once:
-            return False
-        line.has_place = True
-        return True
 
     def _take(self, arrived: Arrived) -> None:
         line = self._lines.get(arrived.node)
         if line is None or not line.asked:
             return
         line.asked = False
-        try:
-            reply = Wait() if arrived.reply is None else decode_reply(arrived.reply)
-        except BadExchange as error:
-            self._tell(f"Node {arrived.node}: {error}")
-            arrived, reply = Arrived(node=arrived.node, reply=None), Wait()
-        if arrived.reply is not None:
-            line.heard = time.monotonic()
-        if line.client is None:
+        reply = self._read(arrived, line)
+        if reply is None:
+            line.has_place = False
+            line.put_off()
+            return
+        line.heard = time.monotonic()
+        if not line.client:
             self._introduce(arrived.node, line, reply)
-        elif isinstance(reply, Ready):
-            line.number, line.answers = (line.number + 1) % _NUMBERS, ()
-            line.calls = reply.payloads
-            line.has_place = line.has_place and _is_bulk(reply.payloads)
-            if not line.calls:
-                _put_off(line)
         elif isinstance(reply, Refused) and reply.check == OVER:
             line.is_over, line.has_place = True, False
-            self._tell(f"Client {line.client} is done: {reply.reason}")
-        else:
-            if isinstance(reply, Refused):
-                self._tell(f"Node {arrived.node} refuses: {reply.reason}")
-                line.client = None
-            elif arrived.reply is not None:  # it has the answers
-                line.number, line.answers = (line.number + 1) % _NUMBERS, ()
-            line.has_place = False
-            _put_off(line)
+            line.connection.hang_up()
+            self._say(line, f"Node {said(arrived.node)}: client {line.client} is done: {said(reply.reason)}")
+        elif isinstance(reply, Refused):
+            self._say(line, f"Node {said(arrived.node)} refuses: {said(reply.reason)}")
+            line.client, line.is_proven, line.has_place, line.answers = 0, False, False, ()
+            line.put_off()
+        else:  # it has the answers
+            line.number, line.answers = (line.number + 1) % _NUMBERS, ()
+            payloads = reply.payloads if isinstance(reply, Ready) else ()
+            line.calls = self._calls(payloads if line.is_proven else payloads[:1])
+            if line.is_proven and not line.has_place and size(line.calls) > SMALL:
+                line.calls, line.expects_upload = (), True  # not kept until there is a place, but asked for again then
+                return
+            line.has_place = line.has_place and line.expects_upload and any(map(is_upload, line.calls))
+            if not line.calls:
+                line.put_off()
 
-    def _introduce(self, node: Node, line: _Line, reply: Ready | Wait | Refused) -> None:
-        said = reply.payloads if isinstance(reply, Ready) else ()
-        client = int.from_bytes(said[0], "big") if len(said) == 1 and len(said[0]) == 2 else 0
+    def _calls(self, payloads: Sequence[bytes]) -> tuple[Call, ...]:
+        """Those that are any, none of which is longer than the API has."""
+        calls = []
+        for payload in payloads:
+            with suppress(BadExchange):
+                call = Call.decode(payload)
+                if len(call.body) <= self._aggregator.longest:
+                    calls.append(call)
+        return tuple(calls)
+
+    def _read(self, arrived: Arrived, line: Line) -> Reply | None:
+        """A reply, if it is any."""
+        if arrived.reply is None:
+            return None
+        try:
+            return decode_reply(arrived.reply)
+        except BadExchange as error:
+            self._say(line, f"Node {said(arrived.node)}: {error}")
+            return None
+
+    def _introduce(self, node: Node, line: Line, reply: Reply) -> None:
+        named = reply.payloads if isinstance(reply, Ready) else ()
+        client = int.from_bytes(named[0], "big") if len(named) == 1 and len(named[0]) == 2 else 0
         if client not in self._session.client_ids:
-            _put_off(line)
+            line.put_off()
             return
-        line.client, line.pause = client, _FIRST_PAUSE
-        self._tell(f"Node {node} says that it is client {client}")
+        line.client, line.pause = client, FIRST_PAUSE
+        self._say(line, f"Node {said(node)} says that it is client {client}")
+
+    def _say(self, line: Line, words: str) -> None:
+        if words != line.told:
+            line.told = words
+            self._tell(words)
 
     def _is_done(self) -> bool:
-        known = {node: line for node, line in self._lines.items() if line.client is not None}
+        proven: dict[int, list[tuple[Node, Line]]] = {client: [] for client in self._session.client_ids}
+        for node, line in self._lines.items():
+            if line.is_proven:
+                proven[line.client].append((node, line))
+        is_over = {client: any(line.is_over for _, line in lines) for client, lines in proven.items()}
+        return any(is_over.values()) and all(is_over[client] or self._is_gone(proven[client]) for client in proven)
+
+    def _is_gone(self, lines: Sequence[tuple[Node, Line]]) -> bool:
+        """Whether a client on these lines, or on none, need not be waited for once others are done."""
         now = time.monotonic()
-        return any(line.is_over for line in known.values()) and all(
-            line.is_over or now - line.heard > (self._patience if node in self._here else min(_SILENT, self._patience))
-            for node, line in known.items()
+        if not lines:
+            return now - self._began > self._patience
+        return all(
+            now - line.heard > (self._patience if node in self._here else min(_SILENT, self._patience))
+            for node, line in lines
         )
 
     def _over(self) -> tuple[int, ...]:
-        return tuple(sorted({line.client for line in self._lines.values() if line.is_over and line.client is not None}))
+        """Where none of a client's nodes has proven that it is one, as with a tunnel that began late, any will do."""
+        lines = self._lines.values()
+        proven = {line.client for line in lines if line.is_proven}
+        return tuple(
+            sorted({line.client for line in lines if line.is_over and line.is_proven >= (line.client in proven)})
+        )
 
     def _gone(self) -> Carried:
         over = self._over()
@@ -238,50 +267,13 @@ class Tunnel:
         return Carried(over=over, is_aggregator_gone=True)
 
 
-def _make(line: _Line, calls: Sequence[bytes]) -> tuple[Answer, ...]:
-    """Make a node's requests, one after the other, until there is trouble; what has no answer then comes again."""
+def _make(line: Line, calls: Sequence[Call]) -> tuple[Answer, ...]:
+    """Make a node's requests, one after the other, until there is trouble."""
     answers: list[Answer] = []
-    line.expects_upload = False
-    for encoded in calls:
-        try:
-            call = Call.decode(encoded)
-        except BadExchange:
-            continue
-        if _size(answers) >= SHARD_BYTES:
+    for call in calls:
+        if size(answers) >= SHARD_BYTES:
             break
-        answer = line.connection.answer(call)
-        answers.append(answer)
-        line.expects_upload |= _is_upload(call)
-        if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        answers.append(line.connection.answer(call, line.client))
+        if answers[-1].status >= HTTPStatus.INTERNAL_SERVER_ERROR or is_fault(answers[-1]):
             break
-        if answer.status >= HTTPStatus.BAD_REQUEST and answer.status not in _NO_FAULT:
-            # Whoever is refused too often makes the aggregator deaf to all who come from here.
-            line.due = time.monotonic() + min(_FIRST_PAUSE * 2**line.faults, _LONGEST_PAUSE)
-            line.faults = min(line.faults + 1, 10)
-            break
-        line.faults = 0
     return tuple(answers)
-
-
-def _is_bulk(calls: Sequence[bytes]) -> bool:
-    """Whether making these moves much."""
-    for encoded in calls:
-        with suppress(BadExchange):
-            call = Call.decode(encoded)
-            if call.method == "PATCH" or "/layers/" in call.target:
-                return True
-    return False
-
-
-def _is_upload(call: Call) -> bool:
-    """Whether a client that asked this sends masked input next."""
-    return call.method == "PATCH" or (call.method == "HEAD" and "/sums/" in call.target)
-
-
-def _size(answers: Sequence[Answer]) -> int:
-    return sum(len(answer.body) for answer in answers)
-
-
-def _put_off(line: _Line) -> None:
-    line.due = time.monotonic() + line.pause
-    line.pause = min(2 * line.pause, _LONGEST_PAUSE)

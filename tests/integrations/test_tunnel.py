@@ -8,8 +8,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from cryptography import x509
@@ -21,7 +22,7 @@ from memory_host import made_session
 from threaded_host import ThreadedHost
 
 from collabsecure.errors import BadFile
-from collabsecure.integrations import calls, tunnel
+from collabsecure.integrations import calls, tunnel, turns
 from collabsecure.integrations.calls import BadAddress
 from collabsecure.integrations.exchange import (
     Answer,
@@ -40,13 +41,16 @@ from collabsecure.integrations.tunnel import OVER, Carried, NoAggregator, Tunnel
 
 SESSION = made_session()
 BASE = f"/v1/{SESSION.transcript.hex()}/clients/"
+BYSTANDING = "messages/999"
 DONE = Refused(check=OVER, reason="this client has its result")
+ALL_DONE = Carried(over=(1, 2, 3, 4), is_aggregator_gone=False)
 
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tenth of those in earnest."""
-    monkeypatch.setattr(tunnel, "_FIRST_PAUSE", 0.05)
+    for module in (tunnel, turns):
+        monkeypatch.setattr(module, "FIRST_PAUSE", 0.05)
     monkeypatch.setattr(tunnel, "_LOOK", 0.1)
 
 
@@ -71,7 +75,7 @@ def ok(_: Seen) -> tuple[int, dict[str, str], bytes]:
 def aggregator(
     says: Says = ok, *, context: ssl.SSLContext | None = None, port: int = 0
 ) -> Iterator[tuple[str, list[Seen]]]:
-    """Somebody who says that; its address, and what it was asked but for its health."""
+    """Somebody who says that; its address, and what it was asked but for its health, and by bystanders."""
     seen: list[Seen] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -80,7 +84,7 @@ def aggregator(
         def answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             asked = Seen(self.command, self.path, {name.lower(): value for name, value in self.headers.items()}, body)
-            if self.path == "/healthz":
+            if self.path == "/healthz" or self.path.endswith(BYSTANDING):
                 status, headers, content = 200, {}, b"{}"
             else:
                 seen.append(asked)
@@ -146,7 +150,7 @@ class Trying(Asking):
         reply = super().reply(request)
         last = max(self.answers, default=0)
         if reply == DONE and self.answers[last].status == 503:
-            self.rounds.append([call(last + 1)])
+            self.rounds.append([replace(self.rounds[-1][0], number=last + 1)])
             return super().reply(request)
         return reply
 
@@ -155,8 +159,15 @@ def call(number: int, target: str = "messages/0", *, client: int = 1, method: st
     return Call(number=number, method=method, target=f"{BASE}{client}/{target}", **more)
 
 
-def carry(url: str, *asking: Callable[[bytes], bytes | None], **options: object) -> Carried:
-    host = ThreadedHost({f"node {number}": answers for number, answers in enumerate(asking)})
+def carry(
+    url: str, *asking: Callable[[bytes], bytes | None], clients: Sequence[int] = (), **options: object
+) -> Carried:
+    """Until all are done: with these nodes, which are those clients, the session's others ask for one thing."""
+    taken = {node.client for node in asking if isinstance(node, Asking)} | set(clients)
+    others = [
+        Trying(client, [call(1, BYSTANDING, client=client)]) for client in SESSION.client_ids if client not in taken
+    ]
+    host = ThreadedHost({f"node {number}": answers for number, answers in enumerate((*asking, *others))})
     return Tunnel(host, url, session=SESSION, **{"patience": 20.0, **options}).run()
 
 
@@ -174,7 +185,7 @@ def test_requests_and_answers_arrive_with_the_headers_that_matter() -> None:
         [call(9, "sums/0", method="PATCH", body=b"chunk"), call(10, method="POST", body=b"message")],
     )
     with aggregator() as (url, seen):
-        assert carry(url, node) == Carried(over=(1,), is_aggregator_gone=False)
+        assert carry(url, node) == ALL_DONE
     assert [(asked.method, asked.target.removeprefix(BASE), asked.body) for asked in seen] == [
         ("GET", "1/messages/0", b""),
         ("HEAD", "1/sums/0", b""),
@@ -193,7 +204,7 @@ def test_requests_and_answers_arrive_with_the_headers_that_matter() -> None:
     )
     assert node.answers[8].body == b""
     numbers = [request.number for request in node.requests if isinstance(request, Carry)]
-    assert numbers == [0, 1, 2]
+    assert numbers == [0, 1, 2, 3]  # a node that has proven nothing yet gets one request made
 
 
 @pytest.mark.parametrize(
@@ -205,16 +216,17 @@ def test_requests_and_answers_arrive_with_the_headers_that_matter() -> None:
         Call(number=1, method="GET", target=f"http://elsewhere{BASE}1/messages/0"),
         Call(number=1, method="GET", target=f"{BASE}1/messages/0 HTTP/1.1\r\nX: y"),
         Call(number=1, method="GET", target=f"{BASE}1/messages/0?a=b"),
+        Call(number=1, method="GET", target=f"{BASE}2/messages/0"),
         call(1, method="DELETE"),
         call(1, method="GET / HTTP/1.1\r\n"),
         call(1, headers=(("Range", "a\r\nHost: b"),)),
     ],
 )
 def test_what_is_no_request_to_the_api_is_not_made(wrong: Call) -> None:
-    node = Asking(1, [wrong])
+    node = Asking(1, [wrong], [call(2)])
     with aggregator() as (url, seen):
         carry(url, node)
-    assert seen == []
+    assert [asked.target for asked in seen] == [f"{BASE}1/messages/0"]
     assert node.answers[1].status == 400
 
 
@@ -223,8 +235,10 @@ def test_bytes_that_are_no_call_are_passed_over() -> None:
         def reply(self, request: Request) -> Reply:
             reply = super().reply(request)
             is_calls = isinstance(request, Carry) and isinstance(reply, Ready)
-            return Ready(payloads=(b"\0", *reply.payloads)) if is_calls else reply
+            return Ready(payloads=(*reply.payloads, b"\0", too_long)) if is_calls else reply
 
+    longest = calls.Aggregator("http://127.0.0.1", None, SESSION).longest
+    too_long = call(9, method="PATCH", body=bytes(longest + 1)).encode()
     node = Strange(1, [call(3)])
     with aggregator() as (url, _):
         carry(url, node)
@@ -239,7 +253,7 @@ def test_a_request_that_was_lost_is_repeated_byte_for_byte() -> None:
         return None if len(requests) - 1 in lost else node(request)
 
     with aggregator() as (url, _):
-        carry(url, losing)
+        carry(url, losing, clients=(1,))
     assert requests[1] == requests[2] == requests[3]
     assert requests[4] == requests[5]
     assert set(node.answers) == {1, 2}
@@ -264,6 +278,129 @@ def test_a_node_that_has_nothing_to_ask_yet_is_asked_again_with_the_next_number(
     assert [len(request.answers) for request in carries] == [0, 1, 0, 0, 1]
 
 
+def says(client: int, *replies: Reply) -> Callable[[bytes], bytes]:
+    """A node that says it is a client, and then these, the last one again and again."""
+    left = list(replies)
+
+    def node(request: bytes) -> bytes:
+        if isinstance(decode_request(request), Hello):
+            return encode(Ready(payloads=(client.to_bytes(2, "big"),)))
+        return encode(left.pop(0) if len(left) > 1 else left[0])
+
+    return node
+
+
+def impostors_call(number: int = 1, **more: object) -> Call:
+    return call(number, headers=(("Authorization", "forged"),), **more)
+
+
+def is_signed(asked: Seen) -> tuple[int, dict[str, str], bytes]:
+    return (401 if asked.headers.get("authorization") == "forged" else 204), {}, b""
+
+
+def test_a_node_that_has_proven_nothing_does_not_end_it_by_saying_that_its_client_is_done() -> None:
+    """Not even with the only word of that client so far."""
+    slow = Idle(1, [call(1)], [call(2)])
+    with aggregator() as (url, seen):
+        assert carry(url, says(1, DONE), slow) == ALL_DONE
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize(
+    "lie", [Wait(), Ready(), Ready(payloads=(impostors_call().encode(),))], ids=["wait", "ready", "forged"]
+)
+def test_a_node_that_has_proven_nothing_does_not_keep_it_running(lie: Reply) -> None:
+    started = time.monotonic()
+    with aggregator(is_signed) as (url, _):
+        assert carry(url, says(1, lie), Asking(1, [call(1)]), says(2, lie), clients=(2,), patience=2.0).over == (
+            1,
+            3,
+            4,
+        )
+    assert 2 < time.monotonic() - started < 6
+
+
+def test_forgers_do_not_make_the_aggregator_deaf_to_clients(monkeypatch) -> None:
+    """It hears nobody any more from an address where too many are refused, and all come from here."""
+    monkeypatch.setattr(turns, "LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr(turns, "_REFUSALS", 6)
+    monkeypatch.setattr(turns, "_MINUTE", 1.0)
+    forgers = [says(1, Ready(payloads=(impostors_call().encode(),))) for _ in range(6)]
+    when: list[float] = []
+
+    def hears(asked: Seen) -> tuple[int, dict[str, str], bytes]:
+        if is_signed(asked)[0] == 401:
+            when.append(time.monotonic())
+        return is_signed(asked)
+
+    late = Idle(1, [call(1)])
+    late.seconds = 3.0
+    with aggregator(hears) as (url, _):
+        assert carry(url, *forgers, late) == ALL_DONE  # who has signed is heard all the time, and has a turn to do so
+    assert all(
+        after - before > 0.9 for before, after in zip(when, when[10:], strict=False)
+    )  # at most 6, and 4 on the way
+    assert len(when) > 6
+
+
+def test_a_node_that_has_proven_nothing_holds_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It offers uploads that are refused, and is slow."""
+    monkeypatch.setattr(turns, "LONGEST_PAUSE", 0.05)
+    forged = Ready(
+        payloads=tuple(impostors_call(number, method="PATCH", body=bytes(100)).encode() for number in (1, 2))
+    )
+
+    def slow(request: bytes) -> bytes:
+        if isinstance(decode_request(request), Carry):
+            time.sleep(3)
+        return says(1, forged)(request)
+
+    started = time.monotonic()
+    with aggregator(is_signed) as (url, seen):
+        assert carry(url, slow, slow, *map(Uploading, (1, 2, 3, 4)), at_once=1) == ALL_DONE
+    assert time.monotonic() - started < 4
+    assert sum(asked.headers.get("authorization") != "forged" for asked in seen) == 12
+
+
+def test_one_client_has_one_place_on_however_many_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "SMALL", 10)
+    monkeypatch.setattr(tunnel, "SMALL", 10)
+    most, now, lock = [0], [0], threading.Lock()
+
+    def counts(asked: Seen) -> tuple[int, dict[str, str], bytes]:
+        with lock:
+            now[0] += asked.method == "PATCH"
+            most[0] = max(most[0], now[0])
+        time.sleep(0.05)
+        with lock:
+            now[0] -= asked.method == "PATCH"
+        return 204, {}, b""
+
+    many = [Asking(1, [call(1, "sums/0", method="HEAD")], [call(2, method="PATCH", body=bytes(20))]) for _ in range(4)]
+    with aggregator(counts) as (url, _):
+        assert carry(url, *many, at_once=4) == ALL_DONE
+    assert most[0] == 1
+
+
+def test_much_that_comes_without_a_place_is_not_kept_and_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "SMALL", 10)
+    monkeypatch.setattr(tunnel, "SMALL", 10)
+    node = Asking(1, [call(1)], [call(2, "sums/0", method="PATCH", body=bytes(20))])
+    with aggregator() as (url, seen):
+        assert carry(url, node) == ALL_DONE
+    assert [asked.method for asked in seen] == ["GET", "PATCH"]
+    assert [len(request.answers) for request in node.requests if isinstance(request, Carry)] == [0, 1, 0, 1]
+
+
+def test_what_nodes_say_is_told_cut_and_printable() -> None:
+    told: list[str] = []
+    rude = says(2, Refused(check="", reason="\x1b[2J\nall is well" + 1000 * "."))
+    with aggregator() as (url, _):
+        carry(url, rude, tell=told.append)
+    assert all(words.isprintable() and len(words) < 500 for words in told)
+    assert sum("all is well" in words for words in told) <= 2
+
+
 def test_all_nodes_are_served_and_a_late_one_too() -> None:
     nodes = {number: Asking(number, [call(number, client=number)]) for number in (1, 2, 3)}
     held = threading.Event()
@@ -281,7 +418,7 @@ def test_all_nodes_are_served_and_a_late_one_too() -> None:
 
     with aggregator(late) as (url, _):
         host = ThreadedHost({"a": waits_for_the_late_one, "b": nodes[2]})
-        assert Tunnel(host, url, session=SESSION).run().over == (1, 2, 3)
+        assert Tunnel(host, url, session=SESSION, patience=3.0).run().over == (1, 2, 3)  # the fourth never comes
 
 
 def test_strangers_are_left_alone() -> None:
@@ -292,7 +429,7 @@ def test_strangers_are_left_alone() -> None:
         lambda _: encode(Ready(payloads=(b"\0\x63",))),
     ]
     with aggregator() as (url, seen):
-        assert carry(url, *strangers, Asking(2, [call(1, client=2)])).over == (2,)
+        assert carry(url, *strangers, Asking(2, [call(1, client=2)])) == ALL_DONE
     assert len(seen) == 1
 
 
@@ -302,7 +439,7 @@ def test_a_node_that_refuses_to_have_anything_carried_is_no_client() -> None:
             return super().reply(request) if isinstance(request, Hello) else Refused(check="", reason="sums alone")
 
     with aggregator() as (url, _):
-        assert carry(url, OfSums(1), Asking(2, [call(1)])).over == (2,)
+        assert carry(url, OfSums(1), Asking(2, [call(1, client=2)]), patience=1.0).over == (2, 3, 4)
 
 
 def test_while_the_aggregator_is_away_requests_are_answered_with_503_and_then_made() -> None:
@@ -317,7 +454,7 @@ def test_while_the_aggregator_is_away_requests_are_answered_with_503_and_then_ma
     time.sleep(0.5)
     with aggregator(port=port):
         thread.join(20)
-    assert outcome == [Carried(over=(1,), is_aggregator_gone=False)]
+    assert outcome == [ALL_DONE]
     assert node.answers[1].status == 503
     assert node.answers[max(node.answers)].status == 200
 
@@ -327,36 +464,41 @@ def test_an_aggregator_that_is_gone_ends_it() -> None:
         pass
     with pytest.raises(NoAggregator, match="found nobody who answers"):
         carry(url, Trying(1, [call(1)]), patience=0.5)
-    outcome = carry(url, Asking(1), Trying(2, [call(1, client=2)]), patience=0.5)
-    assert outcome == Carried(over=(1,), is_aggregator_gone=True)
+    everybody = (Asking(1), *(Trying(client, [call(1, client=client)]) for client in (2, 3, 4)))
+    assert carry(url, *everybody, patience=0.5) == Carried(over=(1,), is_aggregator_gone=True)
 
 
-def test_a_node_that_asks_for_nothing_is_not_asked_all_the_time() -> None:
-    asked, started = [0], time.monotonic()
+class Idle(Asking):
+    """Asks for one thing, and for nothing more until so many seconds have gone by."""
 
-    def idle(request: bytes) -> bytes:
-        asked[0] += 1
-        if isinstance(decode_request(request), Hello):
-            return encode(Ready(payloads=(b"\0\2",)))
-        return encode(Ready() if time.monotonic() - started < 1.5 else DONE)
+    seconds = 1.5
 
+    def reply(self, request: Request) -> Reply:
+        self.started = getattr(self, "started", time.monotonic())
+        reply = super().reply(request)
+        return Ready() if reply == DONE and time.monotonic() - self.started < self.seconds else reply
+
+
+def test_a_client_that_asks_for_nothing_is_waited_for_and_not_asked_all_the_time() -> None:
+    idle = Idle(2, [call(1, client=2)])
     with aggregator() as (url, _):
-        assert carry(url, Asking(1, [call(1)]), idle, patience=1.0) == Carried(over=(1, 2), is_aggregator_gone=False)
-    assert asked[0] < 12
+        assert carry(url, idle, patience=1.0) == ALL_DONE
+    assert len(idle.requests) < 14
 
 
 def test_a_node_that_says_nothing_more_is_not_waited_for_for_ever() -> None:
     silent = threading.Event()
 
-    def dies(request: bytes) -> bytes | None:
-        if isinstance(decode_request(request), Hello):
-            return encode(Ready(payloads=(b"\0\2",)))
-        silent.wait(30)
-        return None
+    class Dies(Asking):
+        def reply(self, request: Request) -> Reply:
+            reply = super().reply(request)
+            if reply == DONE:
+                silent.wait(30)
+            return reply
 
     started = time.monotonic()
     with aggregator() as (url, _):
-        assert carry(url, Asking(1, [call(1)]), dies, patience=1.5).over == (1,)
+        assert carry(url, Dies(2, [call(1, client=2)]), patience=1.5).over == (1, 3, 4)
     silent.set()
     assert time.monotonic() - started < 10
 
@@ -369,7 +511,7 @@ def test_a_long_answer_is_cut_and_the_rest_comes_by_range(monkeypatch: pytest.Mo
         start = int(asked.headers["range"].removeprefix("bytes=").rstrip("-"))
         return 206, {"Content-Range": f"bytes {start}-24/25"}, whole[start:]
 
-    asks = [[call(at, "layers/3", headers=(("Range", f"bytes={at}-"),))] for at in (0, 10, 20)]
+    asks = [[call(at, "layers/3", client=1, headers=(("Range", f"bytes={at}-"),))] for at in (0, 10, 20)]
     node = Asking(1, *asks)
     with aggregator(file) as (url, _):
         carry(url, node)
@@ -383,17 +525,18 @@ def test_answers_go_back_when_they_are_a_shard_and_the_other_calls_come_again(mo
     with aggregator() as (url, seen):
         carry(url, node)
     assert len(seen) == 5
-    assert [len(request.answers) for request in node.requests if isinstance(request, Carry)] == [0, 2, 2, 1]
+    assert [len(request.answers) for request in node.requests if isinstance(request, Carry)] == [0, 1, 2, 2]
 
 
 def test_a_node_whose_requests_are_refused_is_slowed_down() -> None:
     """Or it would make the aggregator deaf to all who come from this address."""
-    node = Asking(1, [call(number) for number in range(3)])
+    node = Asking(1, [call(0)], [call(number) for number in (1, 2, 3)])
+    statuses = iter([200, 401, 401, 401])
     started = time.monotonic()
-    with aggregator(lambda _: (401, {}, b"")) as (url, seen):
+    with aggregator(lambda _: (next(statuses), {}, b"")) as (url, seen):
         carry(url, node)
     assert time.monotonic() - started > 0.05 + 0.1 + 0.2
-    assert len(seen) == 3
+    assert len(seen) == 4
 
 
 def test_what_a_client_meets_that_comes_late_or_resumes_is_no_fault() -> None:
@@ -405,33 +548,45 @@ def test_what_a_client_meets_that_comes_late_or_resumes_is_no_fault() -> None:
     assert time.monotonic() - started < 2
 
 
-def test_so_many_nodes_upload_at_a_time() -> None:
-    lock, uploading, most = threading.Lock(), set[int](), [0]
+class Uploading(Asking):
+    """Uploads two chunks, one in each reply; `moving` has the clients whose chunk has left them and not arrived."""
 
-    class Uploading(Asking):
-        def reply(self, request: Request) -> Reply:
-            reply = super().reply(request)
-            with lock:
-                if isinstance(reply, Ready) and b"PATCH" in reply.payloads[0]:
-                    uploading.add(self.client)
-                else:
-                    uploading.discard(self.client)
-                most[0] = max(most[0], len(uploading))
+    moving: ClassVar[set[int]] = set()
+    order: ClassVar[list[int]] = []
+    lock: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self, client: int) -> None:
+        chunks = ([call(number, "sums/0", client=client, method="PATCH", body=b"x")] for number in (2, 3))
+        super().__init__(client, [call(1, "sums/0", client=client, method="HEAD")], *chunks)
+
+    def reply(self, request: Request) -> Reply:
+        reply = super().reply(request)
+        if isinstance(reply, Ready) and b"PATCH" in reply.payloads[0]:
+            with self.lock:
+                self.moving.add(self.client)
+                self.order.append(self.client)
             time.sleep(0.05)
-            return reply
+        return reply
 
-    nodes = [
-        Uploading(
-            client,
-            [call(1, "sums/0", client=client, method="HEAD")],
-            *([call(number, "sums/0", client=client, method="PATCH", body=b"x")] for number in (2, 3)),
-        )
-        for client in (1, 2, 3, 4)
-    ]
-    with aggregator() as (url, seen):
-        assert carry(url, *nodes, at_once=1).over == (1, 2, 3, 4)
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_so_many_clients_upload_at_a_time_and_by_turns(at_once: int) -> None:
+    Uploading.moving.clear()
+    Uploading.order.clear()
+    most = [0]
+
+    def made(asked: Seen) -> tuple[int, dict[str, str], bytes]:
+        with Uploading.lock:
+            most[0] = max(most[0], len(Uploading.moving))
+            if asked.method == "PATCH":
+                Uploading.moving.discard(int(asked.target.removeprefix(BASE)[0]))
+        return 204, {}, b""
+
+    with aggregator(made) as (url, seen):
+        assert carry(url, *map(Uploading, (1, 2, 3, 4)), at_once=at_once) == ALL_DONE
     assert len(seen) == 12
-    assert most[0] == 1
+    assert 1 <= most[0] <= at_once
+    assert set(Uploading.order[:4]) == {1, 2, 3, 4}, "one had a second turn before all had one"
 
 
 def test_tls_to_whom_the_authority_names_alone(tmp_path: Path) -> None:
@@ -440,7 +595,7 @@ def test_tls_to_whom_the_authority_names_alone(tmp_path: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     with aggregator(context=context) as (url, _):
-        assert carry(url, Asking(1, [call(1)]), ca=certificate).over == (1,)
+        assert carry(url, Asking(1, [call(1)]), ca=certificate) == ALL_DONE
         with pytest.raises(NoAggregator):
             carry(url, Trying(1, [call(1)]), ca=other, patience=0.3)
 
