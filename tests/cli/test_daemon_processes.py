@@ -14,7 +14,7 @@ from memory_host import exact_sum, identity, made_session, made_values
 from parties import running
 from threaded_host import ThreadedHost
 
-from collabsecure.integrations import asking, tunnel
+from collabsecure.integrations import asking, tunnel, turns
 from collabsecure.integrations.host import respond
 from collabsecure.integrations.relay import Daemon, NoDaemon
 from collabsecure.integrations.sessions import Summand
@@ -29,9 +29,10 @@ ALL = {0: (1, 2, 3), 1: (1, 2, 3)}
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch):
     """Else an exchange with nobody would be waited for as long as engines take."""
+    for module, mark in ((asking, "_"), (tunnel, ""), (turns, "")):
+        monkeypatch.setattr(module, f"{mark}FIRST_PAUSE", 0.05)
+        monkeypatch.setattr(module, f"{mark}LONGEST_PAUSE", 0.2)
     for module in (asking, tunnel):
-        monkeypatch.setattr(module, "_FIRST_PAUSE", 0.05)
-        monkeypatch.setattr(module, "_LONGEST_PAUSE", 0.2)
         monkeypatch.setattr(module, "_LOOK", 0.1)
 
 
