@@ -48,7 +48,6 @@ from collabsecure_protocols import Session
 
 OVER = "OVER"  # the check of the refusal by which a daemon says that its client has nothing more to ask
 
-_SILENT = 60.0  # seconds without a reply after which who is not even here any more is not waited for
 _LOOK = 1.0  # seconds between two looks at which nodes there are
 _NUMBERS = 1 << 32
 
@@ -232,22 +231,15 @@ class Tunnel:
             self._tell(words)
 
     def _is_done(self) -> bool:
-        proven: dict[int, list[tuple[Node, Line]]] = {client: [] for client in self._session.client_ids}
-        for node, line in self._lines.items():
+        heard = dict.fromkeys(map(int, self._session.client_ids), self._began)  # of clients that have proven it
+        over = set()
+        for line in self._lines.values():
             if line.is_proven:
-                proven[line.client].append((node, line))
-        is_over = {client: any(line.is_over for _, line in lines) for client, lines in proven.items()}
-        return any(is_over.values()) and all(is_over[client] or self._is_gone(proven[client]) for client in proven)
-
-    def _is_gone(self, lines: Sequence[tuple[Node, Line]]) -> bool:
-        """Whether a client on these lines, or on none, need not be waited for once others are done."""
-        now = time.monotonic()
-        if not lines:
-            return now - self._began > self._patience
-        return all(
-            now - line.heard > (self._patience if node in self._here else min(_SILENT, self._patience))
-            for node, line in lines
-        )
+                heard[line.client] = max(heard[line.client], line.heard)
+                if line.is_over:
+                    over.add(line.client)
+        latest = time.monotonic() - self._patience
+        return bool(over) and all(client in over or last < latest for client, last in heard.items())
 
     def _over(self) -> tuple[int, ...]:
         """Where none of a client's nodes has proven that it is one, as with a tunnel that began late, any will do."""
