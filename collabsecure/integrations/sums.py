@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from collabsecure.errors import BadSession, SumAborted
 from collabsecure.integrations.asking import Asked, Nodes
 from collabsecure.integrations.exchange import MOST_PARTS, SHARD_BYTES, Messages, Refused, Shard
-from collabsecure.integrations.host import Host
+from collabsecure.integrations.host import Host, Node
 from collabsecure.integrations.staging import Staging
 from collabsecure_protocols import (
     Aborted,
@@ -38,8 +38,10 @@ from collabsecure_protocols.envelope import CHUNK_HEADER_BYTES, HEADER_BYTES
 from collabsecure_protocols.events import ServerEvent
 from collabsecure_protocols.keys import SIGNATURE_BYTES
 
+_MOST_ANSWERS = 8  # messages that a client may have to give in one reply
 _LATE = ("V04", "V08", "V20")  # checks that fail for an answer to what is over
 _LAST_WORD_SECONDS = 30.0  # at a sum's end, for those who answered until then
+_PLACE_SECONDS = 60.0  # without an answer, or a tenth of a phase's: then another may upload as well
 _LONGEST_WAIT = 2.0  # seconds between two looks at who is there
 _AROUND = HEADER_BYTES + CHUNK_HEADER_BYTES + SIGNATURE_BYTES  # bytes in a message, around a chunk's values
 
@@ -98,11 +100,14 @@ class SecureSum:
         self._server = Server(session, identity)
         self._nodes = Nodes(host, session, clock=clock, tell=tell)
         self._phase_seconds, self._upload_seconds = phase_seconds, upload_seconds
+        self._place_seconds = max(_PLACE_SECONDS, phase_seconds / 10)
         self._at_once, self._tell, self._clock = at_once, tell, clock
         self._chunks_at_once = min(max(1, shard_bytes // (_AROUND + session.max_chunk_bytes)), MOST_PARTS)
         self._staging = Staging(staging)
         self._mail: dict[int, list[bytes]] = {}  # client → all messages to it, in order
         self._has_values: set[int] = set()  # clients that are ready to upload to the running sum
+        self._wanted: dict[int, int] = {}  # client → chunks there should be after its turn to upload
+        self._slow: dict[int, int] = {}  # client → turns that brought less
         self._silent: set[int] = set()  # clients that have let a phase of this run go by
 
     def __repr__(self) -> str:
@@ -127,6 +132,8 @@ class SecureSum:
         if sum_name not in (None, spec.name):
             raise LocalProtocolError(f"found sum {sum_name!r} asked for; expected {spec.name!r}, which is next")
         self._has_values.clear()
+        self._wanted.clear()
+        self._slow.clear()
         self._silent.clear()
         self._nodes.forgive()
         try:
@@ -178,25 +185,35 @@ class SecureSum:
 
     def _ask(self, clients: Iterable[int]) -> None:
         """Send each of them what it owes an answer to, if its node is free."""
-        clients = sorted(clients, key=lambda client: -self._staging.chunks(client))  # what was begun is finished first
-        self._nodes.meet(clients)
-        places = self._at_once - sum(
-            isinstance(request, Shard) and request.count > 0 and seconds < self._phase_seconds
-            for _, request, seconds in self._nodes.unanswered()
-        )
-        for client in filter(self._nodes.can_ask, clients):
-            request = self._owed(client)
-            if isinstance(request, Shard) and request.count:
-                if places <= 0:
-                    continue
-                places -= 1
-            self._nodes.ask(client, request)
+        self._nodes.meet(clients := sorted(clients, key=self._rank))
+        places = self._at_once - sum(seconds <= self._place_seconds for _, seconds in self._nodes.uploading())
+        for client in clients:
+            for node in self._nodes.free(client):
+                request, is_proven = self._owed(client, node), self._nodes.is_proven(node)
+                if isinstance(request, Shard) and request.count and is_proven:
+                    if places <= 0:
+                        continue
+                    places -= 1
+                    self._note_turn(client, request)
+                self._nodes.ask(node, request)
 
-    def _owed(self, client: int) -> Messages | Shard:
-        transcript, mail, taken = self.session.transcript, self._mail.get(client, []), self._nodes.taken(client)
+    def _note_turn(self, client: int, request: Shard) -> None:
+        """A client is asked for chunks; if its last turn did not bring all that were wanted, it is slow."""
+        if request.first < self._wanted.get(client, 0):
+            self._slow[client] = self._slow.get(client, 0) + 1
+        self._wanted[client] = min(request.first + request.count, self.session.sums[request.sum_index].num_chunks)
+
+    def _rank(self, client: int) -> tuple[int, int]:
+        """What was begun is finished first, but nobody who is slow comes before the rest."""
+        return self._slow.get(client, 0), -self._staging.chunks(client)
+
+    def _owed(self, client: int, node: Node) -> Messages | Shard:
+        transcript, mail, taken = self.session.transcript, self._mail.get(client, []), self._nodes.taken_by(node)
         if taken < len(mail) or not self._wants_input:
             return Messages(transcript=transcript, first=taken, payloads=tuple(mail[taken:]))
-        count = self._chunks_at_once if client in self._has_values else 0  # all compute at once, and upload in turn
+        count = 1  # of a node that has proven nothing, as the chunk's signature will tell
+        if self._nodes.is_proven(node):
+            count = self._chunks_at_once if client in self._has_values else 0  # all compute at once, upload in turn
         first = self._staging.chunks(client)
         return Shard(transcript=transcript, sum_index=self._server.sum_index, first=first, count=count)
 
@@ -206,43 +223,56 @@ class SecureSum:
 
     def _take(self, asked: Asked) -> None:
         client, request, reply = asked.client, asked.request, asked.reply
-        self._silent.discard(client)
+        if self._nodes.is_proven(asked.node):
+            self._silent.discard(client)
         if isinstance(reply, Refused):
-            self._tell(f"Client {client} refuses: {reply.reason}")
+            self._nodes.tell_of(asked.node, f"client {client} refuses: {reply.reason}")
             self._nodes.give_up(asked)
         elif isinstance(request, Messages):
-            state = self._server.state
-            for payload in reply.payloads:
-                self._receive(asked, payload)
-            if self._server.state is state and client in self._server.missing and not self._wants_input:
+            state, is_new = self._server.state, False
+            for payload in reply.payloads[:_MOST_ANSWERS]:
+                is_new |= self._receive(asked, payload)
+            is_owed = self._server.state is state and client in self._server.missing and not self._wants_input
+            if is_owed or not (is_new or self._nodes.is_proven(asked.node) or self._wants_input):
                 self._nodes.put_off(asked)  # that was not the answer
         elif self._wants_input and request.sum_index == self._server.sum_index:
             if request.count == 0:
                 self._has_values.add(client)
-            elif client in self._server.missing and request.first == self._staging.chunks(client):
-                self._stage(asked, reply.payloads)
+            elif client in self._server.missing:
+                self._stage(asked, request, reply.payloads)
 
-    def _receive(self, asked: Asked, payload: bytes) -> None:
+    def _receive(self, asked: Asked, payload: bytes) -> bool:
+        """Whether it was what the client owed."""
+        was_missing = asked.client in self._server.missing
+        state = self._server.state
         try:
             events = self._server.receive(asked.client, payload)
         except RemoteProtocolError as error:
             if error.check not in _LATE:
-                self._tell(str(error))
-            return
-        self._nodes.trust(asked)
+                self._nodes.tell_of(asked.node, str(error))
+            return False
+        is_new = was_missing and (self._server.state is not state or asked.client not in self._server.missing)
+        if is_new:  # what was received before may have been repeated by anybody
+            self._nodes.trust(asked)
         self._act(events)
+        return is_new
 
-    def _stage(self, asked: Asked, chunks: Sequence[bytes]) -> None:
+    def _stage(self, asked: Asked, request: Shard, chunks: Sequence[bytes]) -> None:
         """Keep a client's next chunks, and add all of them once they are complete."""
         client = asked.client
         num_chunks = self.session.sums[self._server.sum_index].num_chunks
         before = self._staging.chunks(client)
-        for number, chunk in enumerate(chunks[: num_chunks - before], before):
+        if request.first > before:
+            return
+        wanted = min(request.count, num_chunks - request.first)
+        for number, chunk in enumerate(chunks[before - request.first : wanted], before):
             try:
                 self._server.check_chunk(client, chunk, index=number)
             except RemoteProtocolError as error:
-                self._tell(str(error))
+                self._nodes.tell_of(asked.node, str(error))
                 break
+            self._nodes.trust(asked)
+            self._has_values.add(client)
             self._staging.append(client, chunk)
         if self._staging.chunks(client) == before:
             self._nodes.put_off(asked)
