@@ -59,9 +59,10 @@ _EXACT = 1 << 53  # integers beyond have no float64
 class SumNode:
     """`host.Answering`, for a client of a session of sums.
 
-    Values may be given before their sum starts, and others in their place until the first of them has left. The very
-    same arrays are taken for no second session's sum once one was opened with them: the difference of two sums whose
-    cohorts differ by one client is that client's part. All zeros are taken always.
+    Values may be given before their sum starts, and others in their place until the first of them has left; then none,
+    and what is given is not compared with what there is. The very same arrays are taken for no second session's sum
+    once one was opened with them: the difference of two sums whose cohorts differ by one client is that client's part.
+    All zeros are taken always.
 
     Raises:
         PolicyRefusal: the session asks for less than `policy` insists on, or was begun elsewhere (V36).
@@ -145,13 +146,15 @@ class SumNode:
         with self._lock:
             self._refuse_if_broken()
             index, number = self._place(sum_name, tensor_name)
+            if index == self._client.sum_index and self._client.chunks_sent:  # said of the same ones, too: who may ask
+                raise ValueRefused(  # whether they are the same could try until they are
+                    tensor_name, f"V33: values of sum {sum_name!r} have left; no others are taken, nor the same again"
+                )
             spec = self.session.sums[index].tensors[number]
             array = _checked(spec, values)
             digest = hashlib.sha256(array.data).digest() if array.any() else _ZEROS
             given = self._given.get(index) or Given()
             if given.tensors.get(number) != digest or given.link != link:
-                if index == self._client.sum_index and self._client.chunks_sent:
-                    raise ValueRefused(tensor_name, f"V33: other values of sum {sum_name!r} have left before")
                 self._arrays.pop(index, None)
                 kept = given.tensors if given.link == link else {}
                 if number in given.tensors:  # an end in between must not leave the one's digest with the other's values
