@@ -8,6 +8,7 @@ import fcntl
 import os
 import socket
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from collabsecure.files import unwritable
 
 _MOST_PATH_BYTES = 107  # what Linux has room for; some systems have for 103
 _BACKLOG = 16
+_LOCK_SECONDS = 10.0
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -50,7 +52,7 @@ def private_socket(path: Path) -> Iterator[socket.socket]:
         try:
             yield listener
         finally:
-            with suppress(OSError), _alone_in(path.parent):
+            with suppress(OSError, BadFile), _alone_in(path.parent):
                 if os.path.samestat(found, path.lstat()):
                     path.unlink()
     finally:
@@ -94,16 +96,38 @@ def refuse_others(folder: Path) -> None:
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """One process at a time looks what is there, and changes it."""
+    """One process at a time looks what is there, and changes it.
+
+    Raises:
+        BadFile: another has been at it for too long; who may read the directory can lock it.
+    """
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
         raise unwritable(folder, error) from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        _lock(descriptor, folder)
         yield
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    ends = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > ends:
+                raise BadFile(
+                    folder,
+                    found=f"a lock that another process has held for {_LOCK_SECONDS:.0f} s",
+                    expected="to look what is there, alone",
+                    remedy="End that process (fuser -v DIRECTORY), and keep others from reading here: chmod 700",
+                ) from error
+            time.sleep(0.05)
+        else:
+            return
 
 
 def _clear(path: Path) -> None:

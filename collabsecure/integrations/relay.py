@@ -13,7 +13,9 @@ Names are percent-encoded. Beside values, a `Collabsecure-Link` header has 64 he
 
 import http.client
 import json
+import os
 import socket
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from http import HTTPStatus
@@ -31,6 +33,7 @@ from collabsecure_protocols.client_state import NO_LINK
 
 LINK_HEADER = "Collabsecure-Link"
 _SECONDS = 600.0  # masking a shard takes seconds; what takes longer, the daemon answers with WAIT
+_CREDENTIALS = struct.Struct("iII")  # process, user, group
 _PIECE_VALUES = 1 << 20  # converted and sent at a time
 
 
@@ -134,7 +137,16 @@ class _Connection(http.client.HTTPConnection):
         self._path = path
 
     def connect(self) -> None:
-        """Open the socket."""
+        """Open the socket, and see that this app's own user listens: who can move a directory can put another there.
+
+        Raises:
+            PermissionError: it is another; nothing was sent.
+        """
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
+        if hasattr(socket, "SO_PEERCRED"):  # Linux
+            credentials = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+            _, user, _ = _CREDENTIALS.unpack(credentials)
+            if user != os.geteuid():
+                raise PermissionError(f"user {user} listens there, and this app is user {os.geteuid()}")

@@ -1,6 +1,7 @@
 """A socket for its owner alone: from its first moment to its last, and nothing else in its place."""
 
 import contextlib
+import fcntl
 import os
 import socket
 import stat
@@ -123,4 +124,18 @@ def test_no_directory_and_too_long_a_path_are_named(folder):
     ):
         pass
     with pytest.raises(BadFile, match=r"bytes; expected at most 107"), private_socket(folder / ("x" * 120)):
+        pass
+
+
+def test_a_lock_that_another_holds_is_not_waited_for_for_ever(folder, monkeypatch):
+    monkeypatch.setattr(daemon_socket, "_LOCK_SECONDS", 0.2)
+    descriptor = os.open(folder, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        with pytest.raises(BadFile, match="a lock that another process has held"), private_socket(folder / "s"):
+            pass
+        assert list(folder.iterdir()) == []
+    finally:
+        os.close(descriptor)
+    with private_socket(folder / "s"):
         pass

@@ -157,3 +157,13 @@ def test_no_daemon_and_another_program_are_said_to_be_that(tmp_path: Path) -> No
         daemon.answer(b"")
     with pytest.raises(NoDaemon, match="found no daemon"):
         Daemon(tmp_path / ("x" * 200)).answer(b"")
+
+
+def test_nothing_is_sent_to_another_users_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    me = os.geteuid()
+    with listening(tmp_path / "s", node(1)) as daemon:
+        request = encode(Hello(transcript=SESSION.transcript))
+        assert decode_reply(daemon.answer(request)) == Ready(payloads=(b"\0\1",))
+        monkeypatch.setattr(os, "geteuid", lambda: me + 1)
+        with pytest.raises(NoDaemon, match=f"user {me} listens there, and this app is user {me + 1}.*same user"):
+            daemon.answer(request)
