@@ -28,18 +28,22 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from collabsecure.errors import CollabsecureError
-from collabsecure.integrations.exchange import SHARD_BYTES, BadExchange
+from collabsecure.integrations.exchange import HEAD_BYTES, SHARD_BYTES, BadExchange
 from collabsecure.integrations.host import ValuesNeeded
 from collabsecure.integrations.node import SumNode
 from collabsecure.integrations.relay import LINK_HEADER
 from collabsecure_cli.daemon_socket import private_socket
 from collabsecure_cli.requests import BINARY, TooLong, as_json, problem, whole_body
 from collabsecure_cli.serving import Limits, serve_on
-from collabsecure_protocols import LocalProtocolError
+from collabsecure_protocols import LocalProtocolError, Session
 from collabsecure_protocols.client_state import NO_LINK
+from collabsecure_protocols.envelope import HEADER_BYTES, MessageType, max_body
+from collabsecure_protocols.keys import SIGNATURE_BYTES
 
 MOST_BYTES = 2 * SHARD_BYTES  # of one request
 _PIECE_BYTES = 1 << 20
+_ONCE = (MessageType.KEY_DIRECTORY, MessageType.DELIVER_SHARES, MessageType.ABORT)
+_EACH_SUM = (MessageType.START_SUM, MessageType.SURVIVORS, MessageType.CONFIRMATIONS, MessageType.FINISH_SUM)
 _LIMITS = Limits(max_connections=16, max_connections_per_address=16)
 
 
@@ -55,6 +59,9 @@ class DaemonApi:
 
     def __init__(self, answering: Exchanging) -> None:
         self._answering = answering
+        self._longest = (
+            min(MOST_BYTES, _longest_of_sums(answering.session)) if isinstance(answering, SumNode) else MOST_BYTES
+        )
         self._one_at_a_time = asyncio.Lock()
         self._changed = threading.Condition()
         self._heard = time.monotonic()
@@ -86,7 +93,7 @@ class DaemonApi:
 
     async def _exchange(self, request: Request) -> Response:
         try:
-            body = await whole_body(request, MOST_BYTES)
+            body = await whole_body(request, self._longest)
             async with self._one_at_a_time:  # one that is repeated meanwhile gets its answer afterwards
                 if self.failure is not None:  # what is known may be ahead of the disk
                     raise self.failure
@@ -128,6 +135,14 @@ class DaemonApi:
         with self._changed:
             self._heard = time.monotonic()
             self._changed.notify_all()
+
+
+def _longest_of_sums(session: Session) -> int:
+    """The bytes of the longest request in a session of sums: all of the server's messages to a client."""
+    around = HEADER_BYTES + SIGNATURE_BYTES + 4
+    once = sum(around + max_body(session, kind) for kind in _ONCE)
+    each = sum(around + max_body(session, kind) for kind in _EACH_SUM)
+    return HEAD_BYTES + 8 + once + len(session.sums) * each
 
 
 async def _pieces(reply: bytes) -> AsyncIterator[bytes]:

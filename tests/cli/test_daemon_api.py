@@ -13,7 +13,7 @@ import pytest
 from carrying import Carrier, carried, carrying, mailbox_of
 from coordinating import Coordinating
 from light_session import aggregating, make_session, take_part
-from memory_host import exact_sum, identity, made_session, made_values, stream
+from memory_host import MemoryHost, exact_sum, identity, made_nodes, made_session, made_values, stream
 
 from collabsecure.errors import BadFile
 from collabsecure.integrations.exchange import (
@@ -32,6 +32,7 @@ from collabsecure.integrations.node import SumNode
 from collabsecure.integrations.relay import LINK_HEADER, Daemon, NoDaemon
 from collabsecure.integrations.sessions import Summand
 from collabsecure.integrations.stores import FolderStore, MemoryStore
+from collabsecure.integrations.sums import SecureSum
 from collabsecure_cli import daemon_api
 from collabsecure_cli.carried import OVER
 from collabsecure_cli.daemon_api import DaemonApi, listening
@@ -222,6 +223,21 @@ def test_a_request_that_is_too_long_is_given_up_early(socket_folder, monkeypatch
         status, body = ask(socket_folder, "POST", "/exchange", bytes(2000), length=1 << 40)
     assert status == 400
     assert b"more than 1000 bytes" in body
+
+
+@pytest.mark.parametrize("num_clients", [3, 12])
+def test_a_session_of_sums_has_room_for_all_messages_to_a_client_and_for_little_more(socket_folder, num_clients):
+    session = made_session(num_clients)
+    host = MemoryHost(made_nodes(session))
+    summing = SecureSum(host, session, identity(0), clock=host.clock)
+    for spec in session.sums:
+        summing.run(spec.name)
+    whole = encode(Messages(transcript=session.transcript, first=0, payloads=tuple(summing._mail[1])))
+    longest = daemon_api._longest_of_sums(session)
+    assert len(whole) <= longest < 1 << 20
+    with daemon(socket_folder, node(session=session)):
+        status, body = ask(socket_folder, "POST", "/exchange", bytes(longest + 1))
+        assert (status, b"more than" in body) == (400, True)
 
 
 def test_an_editing_session_takes_no_values(socket_folder):
