@@ -1,13 +1,14 @@
 """Which node is which client, and one request at a time to each: what arrives, what is asked again, and when.
 
 Nodes say which client they are, and nobody believes it until something new that the client signed has come from there.
-A client's proven node is asked for what the client owes. Whoever else says that he is that client is asked beside it,
-for little, and only while the proven node is silent, away or in trouble: so a client is found again that comes back
-under another name, and nobody else is in its way.
+The node where that was last is the client's proven one, and is asked for what the client owes. Others that say they are
+that client are asked beside it, for little, few at a time, and only while it is silent, away or in trouble: so a client
+is found again that comes back under another name, and nobody else is in its way.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 
 from collabsecure.errors import said
 from collabsecure.integrations.exchange import (
@@ -27,7 +28,9 @@ from collabsecure_protocols import Session
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0  # seconds between two tries, doubled each time
 _SILENT = 60.0  # seconds after which others who say that they are the same client are asked as well
+_BESIDE, _TURN = 8, 10.0  # so many of those in so many seconds; what they answer later counts, too
 _LOOK = 1.0  # seconds between two looks at which nodes there are
+_MOST_TOLD = 20  # different things that are told of one node in a run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,13 +48,12 @@ class _Line:
     """What passes between this end and one node."""
 
     client: int | None = None  # as it says
-    is_proven: bool = False  # by something that the client signed
     taken: int = 0  # of the messages to that client, this node has so many
     request: Request | None = None  # unanswered
     since: float = 0.0  # when that was sent
     due: float = 0.0  # not before then is it asked again
     pause: float = _FIRST_PAUSE
-    told: str = ""  # the last that was told of it
+    told: set[str] = field(default_factory=set)  # of it, in this run
 
 
 class Nodes:
@@ -62,7 +64,8 @@ class Nodes:
     ) -> None:
         self._host, self._session, self._clock, self._tell = host, session, clock, tell
         self._lines: dict[Node, _Line] = {}
-        self._claims: dict[int, list[Node]] = {}  # client → the nodes that say so; who failed comes last
+        self._claims: dict[int, dict[Node, None]] = {}  # client → the nodes that say so, in that order
+        self._proven: dict[int, Node] = {}  # client → the node from which something new that it signed came last
         self._given_up: set[int] = set()
         self._here: dict[Node, None] = {}
         self._looked = float("-inf")
@@ -80,33 +83,26 @@ class Nodes:
 
     def _look(self) -> None:
         self._here, self._looked = dict.fromkeys(self._host.nodes()), self._clock()
-        gone = [node for node, line in self._lines.items() if node not in self._here and not line.is_proven]
-        for node in gone:
-            line = self._lines[node]
-            if line.client is not None:
-                self._claims[line.client].remove(node)
-                line.client = None
-            if line.request is None:
+        for node in self._lines.keys() - self._here.keys():
+            if self._lines[node].request is None and not self.is_proven(node):
+                self._disbelieve(node)
                 del self._lines[node]
 
     def free(self, client: int) -> list[Node]:
         """The nodes that may be asked for what a client owes, now: have nothing to answer, and it is time to ask."""
-        if client in self._given_up:
-            return []
-        main, nodes = self._proven(client), self._claims.get(client, ())
-        asked = [main] if main is not None and self._is_well(client) else [node for node in nodes if node in self._here]
-        now = self._clock()
-        return [
-            node
-            for node in asked
-            if (node == main or not self.is_proven(node))
-            and self._lines[node].request is None
-            and self._lines[node].due <= now
-        ]
+        proven = self._proven.get(client)
+        asked = [] if proven is None or client in self._given_up else [proven]
+        if not self._is_well(client):
+            others = [node for node in self._claims.get(client, ()) if node != proven]
+            lines = [self._lines[node] for node in others]
+            lately = sum(line.request is not None and self._clock() - line.since <= _TURN for line in lines)
+            asked += islice(filter(self._is_free, others), max(0, _BESIDE - lately))
+        return list(filter(self._is_free, asked))
 
     def is_proven(self, node: Node) -> bool:
-        """Whether something that its client signed has come from a node."""
-        return self._lines[node].is_proven
+        """Whether something that its client signed has come from a node, and nothing later from another."""
+        client = self._lines[node].client
+        return client is not None and self._proven.get(client) == node
 
     def taken_by(self, node: Node) -> int:
         """How many of the messages to its client a node has."""
@@ -114,8 +110,7 @@ class Nodes:
 
     def taken(self, client: int) -> int:
         """How many of the messages to a client its proven node has."""
-        node = self._proven(client)
-        return 0 if node is None else self._lines[node].taken
+        return self._lines[self._proven[client]].taken if client in self._proven else 0
 
     def ask(self, node: Node, request: Messages | Shard) -> None:
         """Send a node that is `free` a request."""
@@ -123,9 +118,10 @@ class Nodes:
 
     def uploading(self) -> Iterator[tuple[int, float]]:
         """Clients whose proven nodes have been asked for masked input, and how long ago, in seconds."""
-        for line in self._lines.values():
-            if line.client is not None and line.is_proven and isinstance(line.request, Shard) and line.request.count:
-                yield line.client, self._clock() - line.since
+        for client, node in self._proven.items():
+            line = self._lines[node]
+            if isinstance(line.request, Shard) and line.request.count:
+                yield client, self._clock() - line.since
 
     def hear(self, seconds: float) -> list[Asked]:
         """What has come, at the latest after so many seconds; or nothing, when it is time to ask somebody again."""
@@ -140,47 +136,55 @@ class Nodes:
 
     def trust(self, asked: Asked) -> None:
         """What a node answered was new, and signed by its client."""
-        line = self._lines[asked.node]
-        line.is_proven, line.pause, line.due = True, _FIRST_PAUSE, 0.0
+        self._proven[asked.client] = asked.node
+        self._given_up.discard(asked.client)
+        self.take(asked)
+
+    def take(self, asked: Asked) -> None:
+        """What a node answered was in order, and proves nothing: if it is proven, it is well."""
+        if self.is_proven(asked.node):
+            line = self._lines[asked.node]
+            line.pause, line.due = _FIRST_PAUSE, 0.0
 
     def put_off(self, asked: Asked) -> None:
         """An answer was none that holds: ask again, after a pause, or another node that says it is the same client."""
         self._failed(asked.node)
 
     def give_up(self, asked: Asked) -> None:
-        """A node refuses: if it is proven, ask its client nothing more until `forgive`, whoever else says he is it."""
-        if self._lines[asked.node].is_proven:
+        """A node refuses: a proven one is not asked again until `forgive`, or its client is found elsewhere."""
+        if self.is_proven(asked.node):
             self._given_up.add(asked.client)
         else:
             self._failed(asked.node)
 
     def forgive(self) -> None:
-        """Ask those again who were given up."""
+        """A run begins: ask those again who were given up."""
         self._given_up.clear()
+        for line in self._lines.values():
+            line.told.clear()
 
     def has_given_up(self, client: int) -> bool:
-        """Whether a client is not asked any more."""
+        """Whether nothing more need be expected of a client."""
         return client in self._given_up
 
     def tell_of(self, node: Node, words: str) -> None:
-        """Tell what happens at a node, which may have said it itself; not twice in a row."""
-        line = self._lines[node]
-        if words != line.told:
-            line.told = words
-            self._tell(f"Node {said(node)}: {said(words)}")
+        """Tell what happens at a node, which may have said it itself; not twice, nor without end."""
+        told, words = self._lines[node].told, said(words)
+        if words not in told and len(told) < _MOST_TOLD:
+            told.add(words)
+            self._tell(f"Node {said(node)}: {words}")
 
-    def _proven(self, client: int) -> Node | None:
-        """A client's node, if it has one: of several, the first that is not silent."""
-        nodes = [node for node in self._claims.get(client, ()) if node in self._here and self._lines[node].is_proven]
-        return next((node for node in nodes if not self._is_silent(node)), nodes[0] if nodes else None)
+    def _is_free(self, node: Node) -> bool:
+        line = self._lines[node]
+        return node in self._here and line.request is None and line.due <= self._clock()
 
     def _is_well(self, client: int) -> bool:
-        node = self._proven(client)
-        return node is not None and self._lines[node].pause == _FIRST_PAUSE and not self._is_silent(node)
-
-    def _is_silent(self, node: Node) -> bool:
+        node = self._proven.get(client)
+        if node is None or node not in self._here or client in self._given_up:
+            return False
         line = self._lines[node]
-        return line.request is not None and self._clock() - line.since > _SILENT
+        is_silent = line.request is not None and self._clock() - line.since > _SILENT
+        return line.pause == _FIRST_PAUSE and not is_silent
 
     def _send(self, node: Node, request: Request) -> None:
         line = self._lines[node]
@@ -197,13 +201,9 @@ class Nodes:
         except BadExchange as error:
             self.tell_of(arrived.node, str(error))
             reply = None
-        if reply is None or (isinstance(reply, Wait) and not line.is_proven):
+        if reply is None or isinstance(reply, Wait):
             self._failed(arrived.node)
-        elif isinstance(reply, Wait):
-            self._put_off(line)
         elif isinstance(request, Messages | Shard) and line.client is not None:
-            if line.is_proven:
-                line.pause, line.due = _FIRST_PAUSE, 0.0
             if isinstance(request, Messages) and isinstance(reply, Ready):
                 line.taken = max(line.taken, request.first + len(request.payloads))
             return Asked(node=arrived.node, client=line.client, request=request, reply=reply)
@@ -218,19 +218,20 @@ class Nodes:
             self._put_off(line)
             return
         line.client, line.due = client, 0.0
-        self._claims.setdefault(client, []).append(node)
+        self._claims.setdefault(client, {})[node] = None
         self.tell_of(node, f"says that it is client {client}")
 
     def _failed(self, node: Node) -> None:
-        """Nothing of use came from a node: others come before it, and who has proven nothing is a stranger again."""
+        """Nothing of use came from a node: ask it later, and who has proven nothing is a stranger again."""
+        self._put_off(self._lines[node])
+        if not self.is_proven(node):
+            self._disbelieve(node)
+
+    def _disbelieve(self, node: Node) -> None:
         line = self._lines[node]
-        self._put_off(line)
         if line.client is not None:
-            self._claims[line.client].remove(node)
-            if line.is_proven:
-                self._claims[line.client].append(node)
-            else:
-                line.client = None
+            del self._claims[line.client][node]
+            line.client = None
 
     def _put_off(self, line: _Line) -> None:
         line.due = self._clock() + line.pause

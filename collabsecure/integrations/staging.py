@@ -42,7 +42,7 @@ class Staging:
         Raises:
             BadFile: the disk would not take it.
         """
-        path = self._path(client)
+        path = self.path(client)
         try:
             with path.open("ab") as file:
                 file.write(chunk)
@@ -56,7 +56,7 @@ class Staging:
         Raises:
             BadFile: the disk has lost them.
         """
-        path = self._path(client)
+        path = self.path(client)
         with path.open("rb") as file:
             for length in self._lengths[client]:
                 chunk = file.read(length)
@@ -65,5 +65,6 @@ class Staging:
                 yield chunk
         path.unlink()
 
-    def _path(self, client: int) -> Path:
+    def path(self, client: int) -> Path:
+        """A client's file."""
         return self._folder / f"client-{client}"

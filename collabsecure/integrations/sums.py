@@ -18,7 +18,7 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from collabsecure.errors import BadSession, SumAborted
+from collabsecure.errors import BadFile, BadSession, SumAborted
 from collabsecure.integrations.asking import Asked, Nodes
 from collabsecure.integrations.exchange import MOST_PARTS, SHARD_BYTES, Messages, Refused, Shard
 from collabsecure.integrations.host import Host, Node
@@ -124,7 +124,7 @@ class SecureSum:
         Raises:
             SumAborted: too few clients stayed; nothing of it was opened.
             LocalProtocolError: another sum is next, or none.
-            BadFile: the disk would not take what was uploaded.
+            BadFile: the disk would not take what was uploaded, or has lost it.
         """
         if self._server.state in (ServerState.FINISHED, ServerState.ABORTED):
             raise LocalProtocolError(f"the session is over, {self._server.state}; make another, with a new id")
@@ -222,24 +222,31 @@ class SecureSum:
             self._take(asked)
 
     def _take(self, asked: Asked) -> None:
-        client, request, reply = asked.client, asked.request, asked.reply
         if self._nodes.is_proven(asked.node):
-            self._silent.discard(client)
-        if isinstance(reply, Refused):
-            self._nodes.tell_of(asked.node, f"client {client} refuses: {reply.reason}")
+            self._silent.discard(asked.client)
+        if isinstance(asked.reply, Refused):
+            self._nodes.tell_of(asked.node, f"client {asked.client} refuses: {asked.reply.reason}")
             self._nodes.give_up(asked)
-        elif isinstance(request, Messages):
-            state, is_new = self._server.state, False
-            for payload in reply.payloads[:_MOST_ANSWERS]:
-                is_new |= self._receive(asked, payload)
-            is_owed = self._server.state is state and client in self._server.missing and not self._wants_input
-            if is_owed or not (is_new or self._nodes.is_proven(asked.node) or self._wants_input):
-                self._nodes.put_off(asked)  # that was not the answer
-        elif self._wants_input and request.sum_index == self._server.sum_index:
+        elif self._is_in_order(asked, asked.reply.payloads):
+            self._nodes.take(asked)
+        else:
+            self._nodes.put_off(asked)
+
+    def _is_in_order(self, asked: Asked, payloads: Sequence[bytes]) -> bool:
+        """Use what a node answered; whether it may be asked for the next thing at once."""
+        client, request, state = asked.client, asked.request, self._server.state
+        if isinstance(request, Shard):
+            if not self._wants_input or request.sum_index != self._server.sum_index:
+                return True  # that was for a phase which is over
             if request.count == 0:
                 self._has_values.add(client)
-            elif client in self._server.missing:
-                self._stage(asked, request, reply.payloads)
+                return True
+            return client not in self._server.missing or self._stage(asked, request, payloads)
+        if self._wants_input:
+            return True  # nothing is owed for the messages; a chunk that came so would be in the sum before its turn
+        is_new = [self._receive(asked, payload) for payload in payloads[:_MOST_ANSWERS]]
+        is_owed = self._server.state is state and client in self._server.missing
+        return not is_owed and (any(is_new) or self._nodes.is_proven(asked.node))
 
     def _receive(self, asked: Asked, payload: bytes) -> bool:
         """Whether it was what the client owed."""
@@ -257,13 +264,11 @@ class SecureSum:
         self._act(events)
         return is_new
 
-    def _stage(self, asked: Asked, request: Shard, chunks: Sequence[bytes]) -> None:
-        """Keep a client's next chunks, and add all of them once they are complete."""
+    def _stage(self, asked: Asked, request: Shard, chunks: Sequence[bytes]) -> bool:
+        """Keep a client's next chunks, and add all of them once they are complete; whether there were any."""
         client = asked.client
         num_chunks = self.session.sums[self._server.sum_index].num_chunks
         before = self._staging.chunks(client)
-        if request.first > before:
-            return
         wanted = min(request.count, num_chunks - request.first)
         for number, chunk in enumerate(chunks[before - request.first : wanted], before):
             try:
@@ -275,10 +280,19 @@ class SecureSum:
             self._has_values.add(client)
             self._staging.append(client, chunk)
         if self._staging.chunks(client) == before:
-            self._nodes.put_off(asked)
-        elif self._staging.chunks(client) == num_chunks:
+            return False
+        if self._staging.chunks(client) == num_chunks:
+            self._add(client)
+        return True
+
+    def _add(self, client: int) -> None:
+        """Add all that was collected of a client to the sum."""
+        try:
             for chunk in self._staging.take(client):
                 self._act(self._server.receive(client, chunk))
+        except (OSError, RemoteProtocolError) as error:  # each chunk has passed its checks when it came
+            found = f"a damaged upload ({error})"
+            raise BadFile(self._staging.path(client), found=found, expected="what was written") from error
 
     def _act(self, events: Iterable[ServerEvent]) -> None:
         for event in events:

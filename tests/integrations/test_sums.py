@@ -18,6 +18,7 @@ from memory_host import (
     made_nodes,
     made_session,
     made_values,
+    stream,
 )
 
 from collabsecure.errors import BadFile, SumAborted
@@ -27,6 +28,8 @@ from collabsecure.integrations.node import SumNode
 from collabsecure.integrations.sessions import Summand
 from collabsecure.integrations.sums import SecureSum, SumResult
 from collabsecure_protocols import ClientState, LocalProtocolError, Session
+from collabsecure_protocols.envelope import CHUNK_HEADER_BYTES, HEADER_BYTES, MessageType, seal
+from collabsecure_protocols.keys import SIGNATURE_BYTES
 from collabsecure_protocols.tensors import CHUNK_VALUES
 
 SESSION = made_session()
@@ -278,6 +281,110 @@ def test_a_client_that_refuses_is_given_up_whoever_else_says_that_he_is_it() -> 
     assert host.now < 200
 
 
+def test_a_client_under_another_name_is_found_among_many_that_say_they_are_it() -> None:
+    """Its node is gone when it is to upload; before it comes back, 40 silent ones and 40 that answer nonsense do."""
+    nodes = made_nodes(SESSION)
+
+    def faults(node: Node, number: int) -> Fault:
+        if (node, number) == ("node 2", UPLOAD):
+            for liar in range(40):
+                host.machines[f"silent {liar}"] = host.machines[f"loud {liar}"] = impostor(2, encode(Ready()))
+            host.machines["node 2, again"] = host.machines.pop("node 2")
+            return Fault.REPLY_LOST
+        return Fault.SILENT if str(node).startswith("silent") and number >= 1 else Fault.NONE
+
+    host = MemoryHost(nodes, faults)
+    is_exact(over(host).run())
+    assert host.now < 120
+
+
+class Early(MemoryNode):
+    """Gives its first chunks when it is only told that the sum has started, and then all of them, or none."""
+
+    def __init__(self, node: MemoryNode, *, goes_on: bool) -> None:
+        super().__init__(start=node.start, values=node.values)
+        self.goes_on = goes_on
+
+    def answer(self, request: bytes) -> bytes | None:
+        found, reply = decode_request(request), super().answer(request)
+        if isinstance(found, Shard):
+            return reply if self.goes_on else None
+        if reply is not None and isinstance(self.process, SumNode) and self.process.state is ClientState.CONTRIBUTING:
+            return super().answer(encode(Shard(transcript=LARGE.transcript, sum_index=0, first=0, count=2)))
+        return reply
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_chunks_that_nobody_asked_for_are_not_in_the_sum_before_their_turn(goes_on: bool) -> None:
+    """They would make it a partial upload, which ends the session, or stand in the way of those asked for."""
+    nodes = made_nodes(LARGE)
+    nodes["node 2"] = Early(nodes["node 2"], goes_on=goes_on)
+    is_exact(over(MemoryHost(nodes), LARGE).run(), CLIENTS if goes_on else (1, 3, 4), LARGE)
+
+
+def test_a_client_that_signs_any_numbers_spoils_the_sum_and_does_not_end_the_run() -> None:
+    """What passed the checks of a chunk is never refused when it is added."""
+    sign, noise = identity(2), stream("noise")
+
+    class Lying(MemoryNode):
+        def answer(self, request: bytes) -> bytes | None:
+            reply = super().answer(request)
+            if not isinstance(decode_request(request), Shard) or reply is None:
+                return reply
+            chunks = decode_reply(reply).payloads
+            bodies = [chunk[HEADER_BYTES:-SIGNATURE_BYTES] for chunk in chunks]
+            forged = [body[:CHUNK_HEADER_BYTES] + noise(len(body) - CHUNK_HEADER_BYTES) for body in bodies]
+            return encode(
+                Ready(payloads=tuple(seal(LARGE, sign, MessageType.MASKED_INPUT, 2, body) for body in forged))
+            )
+
+    nodes = made_nodes(LARGE)
+    nodes["node 2"] = Lying(start=nodes["node 2"].start, values=nodes["node 2"].values)
+    result = over(MemoryHost(nodes), LARGE).run()
+    assert result.survivors == CLIENTS
+    assert not np.array_equal(result.arrays["a"], exact_sum(LARGE, CLIENTS, "large")["a"])
+
+
+@given(st.data())
+@settings(max_examples=15, deadline=None, derandomize=True)
+def test_liars_that_repeat_what_others_answered_change_nothing(data: st.DataObject) -> None:
+    """Each says that it is some client, and answers with nonsense, with anything that any node answered, or never."""
+    heard: list[bytes] = []
+
+    class Heard(MemoryNode):
+        def answer(self, request: bytes) -> bytes | None:
+            reply = super().answer(request)
+            if reply is not None:
+                heard.append(reply)
+            return reply
+
+    def liar(client: int) -> MemoryNode:
+        def reply(request: bytes) -> bytes | None:
+            if isinstance(decode_request(request), Hello):
+                return encode(Ready(payloads=(client.to_bytes(2, "big"),)))
+            nonsense = [None, b"", encode(Wait()), encode(Ready()), encode(Refused(check="V99", reason="\x1b[2J"))]
+            return data.draw(st.sampled_from(nonsense + heard))
+
+        return answering(reply)
+
+    honest = {name: Heard(start=node.start, values=node.values) for name, node in made_nodes(SESSION).items()}
+    liars = {f"liar {number}": liar(number % 4 + 1) for number in range(8)}
+    names = data.draw(st.permutations([*honest, *liars]))
+    strange = [Fault.NONE, Fault.NONE, Fault.SILENT, Fault.LATE, Fault.GARBLED]
+    lines: list[str] = []
+
+    def faults(node: Node, _: int) -> Fault:
+        if node in honest:
+            return data.draw(st.sampled_from([Fault.NONE, Fault.NONE, Fault.NONE, Fault.REPLY_LOST, Fault.LATE]))
+        return data.draw(st.sampled_from(strange))
+
+    host = MemoryHost({name: {**honest, **liars}[name] for name in names}, faults)
+    secure_sum = over(host, phase_seconds=3600.0, upload_seconds=3600.0, tell=lines.append)
+    is_exact(secure_sum.run())
+    is_exact(secure_sum.run())
+    assert all(line.isprintable() for line in lines)
+
+
 def test_who_brings_less_than_was_asked_for_comes_after_the_rest() -> None:
     """Client 1 answers each time when its place is nearly up, with one chunk of many."""
 
@@ -384,6 +491,20 @@ def test_nothing_is_left_of_what_was_uploaded(tmp_path) -> None:
     host = MemoryHost(made_nodes(LARGE), silent_from(UPLOAD + 1, "node 2"))
     over(host, LARGE, shard_bytes=1, staging=tmp_path).run()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(bytes(path.stat().st_size))])
+def test_what_the_disk_has_lost_is_its_fault_and_no_clients(spoil: Callable[[Path], object], tmp_path: Path) -> None:
+    class Spoiling(MemoryHost):
+        def send(self, node: Node, request: bytes) -> None:
+            found = decode_request(request)
+            if isinstance(found, Shard) and found.first == 2:
+                for path in tmp_path.glob("*/client-*"):
+                    spoil(path)
+            super().send(node, request)
+
+    with pytest.raises(BadFile, match="expected what was written"):
+        over(Spoiling(made_nodes(LARGE)), LARGE, shard_bytes=1, staging=tmp_path).run()
 
 
 def test_what_it_cannot_do_is_said_before_anything_is_sent() -> None:
