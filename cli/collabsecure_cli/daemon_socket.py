@@ -1,6 +1,6 @@
 """A Unix socket that its owner alone can speak to, at every moment that it is there.
 
-Who may connect is decided by the socket's mode; who may put another in its place, by the directories above it.
+Who may connect is decided by the socket's mode; who may put another in its place, by the directories and links above.
 """
 
 import errno
@@ -9,16 +9,18 @@ import os
 import socket
 import stat
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from collabsecure.errors import BadFile
-from collabsecure.files import unwritable
+from collabsecure.files import in_words, unwritable
 
 _MOST_PATH_BYTES = 107  # what Linux has room for; some systems have for 103
 _BACKLOG = 16
 _LOCK_SECONDS = 10.0
+_MOST_LINKS = 40  # as on Linux
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -29,12 +31,12 @@ def private_socket(path: Path) -> Iterator[socket.socket]:
     What a process left there that is gone is replaced.
 
     Raises:
-        BadFile: somebody listens there, something else is there, or others may write in the directories above.
+        BadFile: somebody listens there, something else is there, or others have a say in the directories above.
     """
+    path = own_directory(path.parent) / path.name
     length = len(os.fsencode(path))
     if length > _MOST_PATH_BYTES:
         raise BadFile(path, found=f"a path of {length} bytes", expected=f"at most {_MOST_PATH_BYTES}, for a socket")
-    refuse_others(path.parent)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with _alone_in(path.parent):
@@ -59,39 +61,69 @@ def private_socket(path: Path) -> Iterator[socket.socket]:
         listener.close()
 
 
-def refuse_others(folder: Path) -> None:
-    """Refuse a directory in which others could put something in a file's place.
+def own_directory(folder: Path) -> Path:
+    """Where a path leads, if it is a directory of one's own, and nobody else can make the path lead elsewhere.
 
     Raises:
-        BadFile: it, or one above it, is another user's, or others may write in it.
+        BadFile: it, or one on the way, links included, is another user's, or others may write in it.
     """
+    at, rest, num_links = Path("/"), deque(folder.absolute().parts[1:]), 0
     try:
-        real = folder.resolve(strict=True)
-        stats = {at: at.stat() for at in (real, *real.parents)}
+        _refuse_others(at, at.lstat(), is_last=False)
+        while rest:
+            here = at.parent if rest[0] == ".." else at / rest[0]
+            rest.popleft()
+            found = here.lstat()
+            if stat.S_ISLNK(found.st_mode):
+                num_links += 1
+                if num_links > _MOST_LINKS:
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))  # noqa: TRY301
+                _refuse_owner(here, found, "a link")
+                target = here.readlink()
+                rest.extendleft(reversed(target.parts[1:] if target.is_absolute() else target.parts))
+                at = Path("/") if target.is_absolute() else at
+            else:
+                _refuse_others(here, found, is_last=False)
+                at = here
+        _refuse_others(at, at.lstat(), is_last=True)
     except OSError as error:
         raise BadFile(
             folder,
-            found=f"no directory for the socket ({error.strerror})",
+            found=f"no directory ({in_words(error)})",
             expected="one of your own",
             remedy=f"mkdir -m 700 {folder}",
         ) from error
-    for at, found in stats.items():
-        owner = found.st_uid
-        if owner not in (os.geteuid(), 0) or (at == real and owner != os.geteuid()):
-            raise BadFile(
-                at,
-                found=f"a directory of user {owner}",
-                expected=f"one of this process's own user, {os.geteuid()}",
-                remedy="Give --socket a path in a directory that you made: mkdir -m 700 DIRECTORY",
-            )
-        sticky = at != real and found.st_mode & stat.S_ISVTX  # others cannot move what is not theirs
-        if found.st_mode & _OTHERS_WRITE and not sticky:
-            raise BadFile(
-                at,
-                found=f"a directory in which others may write, mode {stat.S_IMODE(found.st_mode):04o}",
-                expected="one in which its owner alone may",
-                remedy=f"chmod go-w {at}, or give --socket a path elsewhere: mkdir -m 700 DIRECTORY",
-            )
+    return at
+
+
+def _refuse_others(at: Path, found: os.stat_result, *, is_last: bool) -> None:
+    if not stat.S_ISDIR(found.st_mode):
+        raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    _refuse_owner(at, found, "a directory")
+    if is_last and found.st_uid != os.geteuid():
+        raise _foreign(at, found, "a directory")
+    sticky = not is_last and found.st_mode & stat.S_ISVTX  # others cannot move what is not theirs
+    if found.st_mode & _OTHERS_WRITE and not sticky:
+        raise BadFile(
+            at,
+            found=f"a directory in which others may write, mode {stat.S_IMODE(found.st_mode):04o}",
+            expected="one in which its owner alone may",
+            remedy=f"chmod go-w {at}, or give a path elsewhere: mkdir -m 700 DIRECTORY",
+        )
+
+
+def _refuse_owner(at: Path, found: os.stat_result, what: str) -> None:
+    if found.st_uid not in (os.geteuid(), 0):
+        raise _foreign(at, found, what)
+
+
+def _foreign(at: Path, found: os.stat_result, what: str) -> BadFile:
+    return BadFile(
+        at,
+        found=f"{what} of user {found.st_uid}",
+        expected=f"one of this process's own user, {os.geteuid()}",
+        remedy="Give a path in a directory that you made: mkdir -m 700 DIRECTORY",
+    )
 
 
 @contextmanager

@@ -59,7 +59,7 @@ def test_options_that_do_not_go_together(invoke, arguments, said):
     [
         ("editing", DAEMON, "found an editing session; expected --edits FILE"),
         ("sums", (*DAEMON, "--edits", "edits.json"), "found None; expected 'collabsecure editing 1'"),
-        ("sums", ("--daemon", "--socket", "none/s"), "no directory for the socket"),
+        ("sums", ("--daemon", "--socket", "none/s"), "no directory (no such file"),
         ("sums", (*DAEMON, "--min-clients", "4"), "V31"),
         ("sums", (*DAEMON, "--digest", "00" * 32), "V31"),
         ("sums", ("--daemon", "--socket", "sums.json"), "something that is no socket"),

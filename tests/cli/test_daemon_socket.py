@@ -117,9 +117,81 @@ def test_a_link_into_another_directory_is_judged_by_where_it_leads(folder):
         pass
 
 
+def test_links_of_ones_own_may_stand_on_the_way_and_lead_anywhere(folder):
+    """As /tmp and /var/run may be links of the system's."""
+    (folder / "a" / "b").mkdir(parents=True)
+    (folder / "up").symlink_to("a/b/..")
+    (folder / "over").symlink_to(folder / "up" / "b")
+    with private_socket(folder / "over" / "s"), socket.socket(socket.AF_UNIX) as peer:
+        peer.connect(str(folder / "over" / "s"))
+        assert (folder / "a" / "b" / "s").is_socket()
+    assert list((folder / "a" / "b").iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give links away")
+@pytest.mark.parametrize("mode", [0o700, 0o1777])
+def test_a_link_that_another_may_turn_is_refused_wherever_it_leads_now(folder, mode):
+    """In a directory that is as /tmp is, anybody may have put it there."""
+    (folder / "mine").mkdir()
+    (folder / "of-all").mkdir()
+    (folder / "of-all").chmod(mode)
+    (folder / "of-all" / "link").symlink_to(folder / "mine")
+    os.lchown(folder / "of-all" / "link", 12345, 12345)
+    with (
+        pytest.raises(BadFile, match="a link of user 12345; expected one of this process's own"),
+        private_socket(folder / "of-all" / "link" / "s"),
+    ):
+        pass
+
+
+def test_a_link_in_a_directory_in_which_others_may_write_is_refused_wherever_it_leads_now(folder):
+    (folder / "mine").mkdir()
+    (folder / "of-all").mkdir()
+    (folder / "of-all" / "link").symlink_to(folder / "mine")
+    (folder / "link").symlink_to("of-all/link")
+    (folder / "of-all").chmod(0o777)
+    for way in ("of-all/link/s", "link/s", "of-all/../mine/s"):
+        with pytest.raises(BadFile, match=r"of-all: found a directory in which others"), private_socket(folder / way):
+            pass
+
+
+def test_a_link_that_is_turned_after_the_look_does_not_move_the_socket(folder, monkeypatch):
+    for name in ("mine", "other"):
+        (folder / name).mkdir()
+    (folder / "link").symlink_to(folder / "mine")
+    clear = daemon_socket._clear
+
+    def turn(path):
+        clear(path)
+        (folder / "link").unlink()
+        (folder / "link").symlink_to(folder / "other")
+
+    monkeypatch.setattr(daemon_socket, "_clear", turn)
+    with private_socket(folder / "link" / "s"):
+        assert (folder / "mine" / "s").is_socket()
+    assert list((folder / "mine").iterdir()) == list((folder / "other").iterdir()) == []
+
+
+@pytest.mark.parametrize("target", [".", "../of-all", "inside/.."])
+def test_wherever_a_path_ends_it_is_looked_at(folder, target):
+    (folder / "of-all" / "inside").mkdir(parents=True)
+    (folder / "of-all" / "link").symlink_to(target)
+    (folder / "of-all").chmod(0o1777)
+    with pytest.raises(BadFile, match="others may write, mode 1777"), private_socket(folder / "of-all" / "link" / "s"):
+        pass
+
+
+def test_links_without_end_and_files_on_the_way_are_no_directory(folder):
+    (folder / "loop").symlink_to("loop")
+    (folder / "file").touch()
+    for name, found in (("loop", "too many levels of symbolic links"), ("file", "not a directory")):
+        with pytest.raises(BadFile, match=rf"no directory \({found}\)"), private_socket(folder / name / "s"):
+            pass
+
+
 def test_no_directory_and_too_long_a_path_are_named(folder):
     with (
-        pytest.raises(BadFile, match=r"no directory for the socket.*mkdir -m 700"),
+        pytest.raises(BadFile, match=r"no directory \(no such file or directory\).*mkdir -m 700"),
         private_socket(folder / "none" / "s"),
     ):
         pass
