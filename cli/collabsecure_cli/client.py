@@ -99,7 +99,7 @@ def client(
 
     With --daemon, an app that an engine such as Flower or NVFlare ships here carries the same messages between
     --socket and the coordinating end. It gets no key, no edit, and no say in what is agreed to. Without --edits, the
-    daemon takes part in a session of sums, whose values the app gives.
+    daemon takes part in a session of sums, whose values the app gives; with --values, its owner alone.
 
     \b
     Example:
@@ -121,6 +121,8 @@ def client(
             raise click.UsageError("Missing option '--edits'.")
         take_part_in_sums(line, session, identity, policy, state)
         return
+    if isinstance(line, SocketChoice) and line.values is not None:
+        raise click.UsageError("--values is for sessions of sums; here the values are computed from --edits.")
     agreement = Agreement.of(session)
     refuse_foreign(out, session, force=force)
     requests = load_requests(edits)

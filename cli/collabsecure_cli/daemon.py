@@ -40,6 +40,7 @@ class SocketChoice:
 
     path: Path
     patience: float  # seconds
+    values: Path | None = None  # the folder from which a session of sums has them, if the app must give none
 
     @contextmanager
     def ready(self, session: Session, identity: Identity) -> Iterator[Callable[[], "Connection"]]:
@@ -58,7 +59,7 @@ class SocketChoice:
         def connect() -> CarriedConnection:
             return CarriedConnection(mailbox, session, identity, patience=self.patience, tell=say)
 
-        with _terminating(), listening(self.path, DaemonApi(mailbox).app):
+        with _terminating(), listening(self.path, DaemonApi(session, mailbox).app):
             say(f"Listening on {self.path}")
             try:
                 try:
@@ -90,6 +91,12 @@ def line_options(command: Callable[Concatenate[ServerChoice | SocketChoice, P], 
         type=click.Path(path_type=Path),
         help="Where --daemon answers: a Unix socket for its owner alone, in a directory that nobody else may write.",
     )
+    @click.option(
+        "--values",
+        type=click.Path(exists=True, file_okay=False, path_type=Path),
+        help="In a session of sums: take a sum's arrays from FOLDER/SUM.safetensors, and none from the app.",
+        metavar="FOLDER",
+    )
     @wraps(command)
     def with_line(*args: P.args, **kwargs: P.kwargs) -> R:
         return command(_line(kwargs), *args, **kwargs)
@@ -98,8 +105,10 @@ def line_options(command: Callable[Concatenate[ServerChoice | SocketChoice, P], 
 
 
 def _line(given: dict[str, Any]) -> ServerChoice | SocketChoice:
-    daemon, path = given.pop("daemon"), given.pop("socket")
+    daemon, path, values = given.pop("daemon"), given.pop("socket"), given.pop("values")
     if not daemon:
+        if values is not None:
+            raise click.UsageError("--values is for --daemon in a session of sums: give that, too.")
         if path is not None:
             raise click.UsageError("--socket is where --daemon answers: give that, too.")
         if given["server"] is None:
@@ -112,11 +121,11 @@ def _line(given: dict[str, Any]) -> ServerChoice | SocketChoice:
         if value:
             option = name.replace("_", "-")
             raise click.UsageError(f"found --{option} beside --daemon, which connects to nobody; expected one of them.")
-    return SocketChoice(path=path, patience=given.pop("patience"))
+    return SocketChoice(path=path, patience=given.pop("patience"), values=values)
 
 
 def take_part_in_sums(line: SocketChoice, session: Session, identity: Identity, policy: Policy, state: Path) -> None:
-    """A client's part in a session of sums, whose values the app beside it gives; until the last is finished.
+    """A client's part in a session of sums, whose values the app beside it gives, or files; until the last is finished.
 
     Raises:
         BadSession: it is another kind of session.
@@ -127,13 +136,15 @@ def take_part_in_sums(line: SocketChoice, session: Session, identity: Identity, 
     """
     from collabsecure.integrations.node import SumNode
     from collabsecure.integrations.stores import FolderStore
-    from collabsecure_cli.daemon_api import DaemonApi, listening
+    from collabsecure_cli.daemon_api import DaemonApi, listening, longest_of_sums
+    from collabsecure_cli.daemon_sums import DaemonOfSums
 
     if dict(session.parameters).get("format") == FORMAT:
         raise BadSession("found an editing session; expected --edits FILE with this client's edits for it")
     with _terminating(), interruptible(state), closing(FolderStore(state)) as store:
         node = SumNode(session, identity, policy=policy, store=store, rng=os.urandom)
-        api = DaemonApi(node)
+        side = DaemonOfSums(node, say, folder=line.values)
+        api = DaemonApi(session, side, longest=longest_of_sums(session), taking=side.takes_values_of)
         with listening(line.path, api.app):
             say(f"Listening on {line.path}, in {node.state}")
             while not node.is_over:

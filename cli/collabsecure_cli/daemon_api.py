@@ -2,6 +2,7 @@
 
     POST /exchange               a request of the coordinating end, with the reply; 428: values are needed first
     PUT  /values/{sum}/{tensor}  an array of a sum, float64, little-endian; which of the sum's are still missing
+                                 (in a session of sums, unless the owner alone gives them)
     GET  /healthz                whether it works
 
 Who comes may be anybody's program that runs here: bytes are bounded, checked, and answered in a few fixed ways.
@@ -28,12 +29,12 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from collabsecure.errors import CollabsecureError
-from collabsecure.integrations.exchange import HEAD_BYTES, SHARD_BYTES, BadExchange
+from collabsecure.integrations.exchange import HEAD_BYTES, SHARD_BYTES, BadExchange, Hello, encode, head
 from collabsecure.integrations.host import ValuesNeeded
 from collabsecure.integrations.node import SumNode
 from collabsecure.integrations.relay import LINK_HEADER
 from collabsecure_cli.daemon_socket import private_socket
-from collabsecure_cli.requests import BINARY, TooLong, as_json, problem, whole_body
+from collabsecure_cli.requests import BINARY, TooLong, as_json, problem
 from collabsecure_cli.serving import Limits, serve_on
 from collabsecure_protocols import LocalProtocolError, Session
 from collabsecure_protocols.client_state import NO_LINK
@@ -42,27 +43,28 @@ from collabsecure_protocols.keys import SIGNATURE_BYTES
 
 MOST_BYTES = 2 * SHARD_BYTES  # of one request
 _PIECE_BYTES = 1 << 20
+_AT_ONCE = 2  # requests of which more than the headers is in memory
+_NONE_TAKEN = "found values; expected none: here they come from this node's owner alone"
 _ONCE = (MessageType.KEY_DIRECTORY, MessageType.DELIVER_SHARES, MessageType.ABORT)
 _EACH_SUM = (MessageType.START_SUM, MessageType.SURVIVORS, MessageType.CONFIRMATIONS, MessageType.FINISH_SUM)
 _LIMITS = Limits(max_connections=16, max_connections_per_address=16)
 
 
 class Exchanging(Protocol):
-    """Whose requests and replies are on the socket; a `SumNode` takes values, too."""
+    """Whose requests and replies are on the socket."""
 
     def answer(self, request: bytes) -> bytes:
         """The reply to a request, as `host.Answering` has it."""
 
 
 class DaemonApi:
-    """Answers for one client."""
+    """Answers for one client; a request has at most `longest` bytes, and `taking` is who takes values, if anybody."""
 
-    def __init__(self, answering: Exchanging) -> None:
-        self._answering = answering
-        self._longest = (
-            min(MOST_BYTES, _longest_of_sums(answering.session)) if isinstance(answering, SumNode) else MOST_BYTES
-        )
-        self._one_at_a_time = asyncio.Lock()
+    def __init__(
+        self, session: Session, answering: Exchanging, *, longest: int = MOST_BYTES, taking: SumNode | None = None
+    ) -> None:
+        self._session, self._answering, self._longest, self._taking = session, answering, longest, taking
+        self._places, self._one_at_a_time = asyncio.Semaphore(_AT_ONCE), asyncio.Lock()
         self._changed = threading.Condition()
         self._heard = time.monotonic()
         self.failure: CollabsecureError | None = None
@@ -93,12 +95,14 @@ class DaemonApi:
 
     async def _exchange(self, request: Request) -> Response:
         try:
-            body = await whole_body(request, self._longest)
-            async with self._one_at_a_time:  # one that is repeated meanwhile gets its answer afterwards
-                if self.failure is not None:  # what is known may be ahead of the disk
-                    raise self.failure
-                reply = await asyncio.to_thread(self._answering.answer, body)
-            return StreamingResponse(_pieces(reply), media_type=BINARY, headers={"Content-Length": str(len(reply))})
+            async with self._places:
+                body = await self._body(request)
+                async with self._one_at_a_time:  # one that is repeated meanwhile gets its answer afterwards
+                    if self.failure is not None:  # what is known may be ahead of the disk
+                        raise self.failure
+                    reply = await asyncio.to_thread(self._answering.answer, body)
+            headers = {"Content-Length": str(len(reply)), "Connection": "close"}  # the body may be unread
+            return StreamingResponse(_pieces(reply), media_type=BINARY, headers=headers)
         except ValuesNeeded as needed:
             return as_json({"sum": needed.sum_name}, status=428)
         except (BadExchange, TooLong) as error:
@@ -109,16 +113,32 @@ class DaemonApi:
         finally:
             self._note()
 
+    async def _body(self, request: Request) -> bytes:
+        """A request; if it is another session's, a greeting of that, which has the same answer."""
+        body, is_ours = bytearray(), False
+        async for part in request.stream():
+            body += part
+            if len(body) > self._longest:
+                raise TooLong(f"more than {self._longest} bytes, the longest in this session")
+            if not is_ours and len(body) >= HEAD_BYTES:
+                transcript = head(bytes(body[:HEAD_BYTES]))
+                if transcript != self._session.transcript:
+                    return encode(Hello(transcript=transcript))
+                is_ours = True
+        return bytes(body)
+
     async def _put_values(self, request: Request) -> Response:
         try:
-            if not isinstance(self._answering, SumNode):
-                raise _NoValues("found values; expected none: an editing session's are computed here")  # noqa: TRY301
-            node, (sum_name, tensor) = self._answering, _names(request)
-            values = await _numbers(request, _size(node, sum_name, tensor))
-            if self.failure is not None:
-                raise self.failure
-            link = _link(request.headers.get(LINK_HEADER))
-            missing = await asyncio.to_thread(node.put, sum_name, tensor, values, link=link)
+            node = self._taking
+            if node is None:  # said before anything is looked at
+                raise _NoValues(_NONE_TAKEN)  # noqa: TRY301
+            sum_name, tensor = _names(request)
+            async with self._places:
+                values = await _numbers(request, _size(node, sum_name, tensor))
+                if self.failure is not None:
+                    raise self.failure
+                link = _link(request.headers.get(LINK_HEADER))
+                missing = await asyncio.to_thread(node.put, sum_name, tensor, values, link=link)
         except (LocalProtocolError, _NoValues) as error:
             return problem(422, str(error), headers={"Connection": "close"})  # its body may be unread
         except CollabsecureError as error:
@@ -137,12 +157,12 @@ class DaemonApi:
             self._changed.notify_all()
 
 
-def _longest_of_sums(session: Session) -> int:
+def longest_of_sums(session: Session) -> int:
     """The bytes of the longest request in a session of sums: all of the server's messages to a client."""
     around = HEADER_BYTES + SIGNATURE_BYTES + 4
     once = sum(around + max_body(session, kind) for kind in _ONCE)
     each = sum(around + max_body(session, kind) for kind in _EACH_SUM)
-    return HEAD_BYTES + 8 + once + len(session.sums) * each
+    return min(MOST_BYTES, HEAD_BYTES + 8 + once + len(session.sums) * each)
 
 
 async def _pieces(reply: bytes) -> AsyncIterator[bytes]:

@@ -6,7 +6,8 @@ import socket
 import stat
 import threading
 import time
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from memory_host import MemoryHost, exact_sum, identity, made_nodes, made_sessio
 
 from collabsecure.errors import BadFile
 from collabsecure.integrations.exchange import (
+    HEAD_BYTES,
     BadExchange,
     Call,
     Carry,
@@ -48,7 +50,11 @@ LARGER = made_session(3, {"all": {"weights": Summand(shape=(200, 700), bound=4.0
 
 @contextmanager
 def daemon(folder, answering, name="s"):
-    api = DaemonApi(answering)
+    if isinstance(answering, SumNode):
+        session = answering.session
+        api = DaemonApi(session, answering, longest=daemon_api.longest_of_sums(session), taking=answering)
+    else:
+        api = DaemonApi(LIGHT.session, answering)
     with listening(folder / name, api.app):
         yield api
 
@@ -225,6 +231,56 @@ def test_a_request_that_is_too_long_is_given_up_early(socket_folder, monkeypatch
     assert b"more than 1000 bytes" in body
 
 
+@pytest.mark.parametrize("answering", [lambda: mailbox_of(LIGHT, 1), node], ids=["editing", "sums"])
+def test_what_is_for_another_session_is_refused_from_its_beginning(socket_folder, answering):
+    """Its body never comes."""
+    with daemon(socket_folder, answering()):
+        request = encode(Messages(transcript=b"x" * 32, first=0, payloads=(bytes(100),)))
+        status, body = ask(socket_folder, "POST", "/exchange", request[:HEAD_BYTES], length=1 << 40)
+    assert status == 200
+    assert isinstance(decode_reply(body), Refused)
+
+
+def test_bodies_that_do_not_come_keep_others_waiting_for_a_while_only(socket_folder, monkeypatch):
+    monkeypatch.setattr(daemon_api, "_LIMITS", replace(daemon_api._LIMITS, body_seconds=1.0))
+    greeting = encode(Hello(transcript=LIGHT.session.transcript))
+    with daemon(socket_folder, mailbox_of(LIGHT, 1)), ExitStack() as peers:
+        for _ in range(8):
+            peer = peers.enter_context(socket.socket(socket.AF_UNIX))
+            peer.connect(str(socket_folder / "s"))
+            peer.sendall(b"POST /exchange HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000\r\n\r\n" + greeting)
+        replies, ends = [], time.monotonic() + 30
+        while not replies and time.monotonic() < ends:
+            with suppress(NoDaemon):  # it waited too long behind the others; an engine asks again
+                replies.append(Daemon(socket_folder / "s").answer(greeting))
+    assert isinstance(decode_reply(replies[0]), Ready)
+
+
+def test_two_bodies_at_a_time_are_in_memory(socket_folder, monkeypatch):
+    reading, most, body = set(), [], DaemonApi._body
+
+    async def watched(api, request):
+        reading.add(request)
+        most.append(len(reading))
+        try:
+            return await body(api, request)
+        finally:
+            reading.discard(request)
+
+    monkeypatch.setattr(DaemonApi, "_body", watched)
+    greeting = encode(Hello(transcript=LIGHT.session.transcript))
+    with daemon(socket_folder, mailbox_of(LIGHT, 1)), ExitStack() as peers:
+        begun = [peers.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(8)]
+        for peer in begun:
+            peer.connect(str(socket_folder / "s"))
+            peer.sendall(b"POST /exchange HTTP/1.1\r\nHost: x\r\nContent-Length: 34\r\n\r\n" + greeting[:10])
+        time.sleep(0.5)
+        for peer in begun:
+            peer.sendall(greeting[10:])
+        assert all(peer.recv(12) == b"HTTP/1.1 200" for peer in begun)
+    assert (len(most), max(most)) == (8, 2)
+
+
 @pytest.mark.parametrize("num_clients", [3, 12])
 def test_a_session_of_sums_has_room_for_all_messages_to_a_client_and_for_little_more(socket_folder, num_clients):
     session = made_session(num_clients)
@@ -233,7 +289,7 @@ def test_a_session_of_sums_has_room_for_all_messages_to_a_client_and_for_little_
     for spec in session.sums:
         summing.run(spec.name)
     whole = encode(Messages(transcript=session.transcript, first=0, payloads=tuple(summing._mail[1])))
-    longest = daemon_api._longest_of_sums(session)
+    longest = daemon_api.longest_of_sums(session)
     assert len(whole) <= longest < 1 << 20
     with daemon(socket_folder, node(session=session)):
         status, body = ask(socket_folder, "POST", "/exchange", bytes(longest + 1))
@@ -241,7 +297,7 @@ def test_a_session_of_sums_has_room_for_all_messages_to_a_client_and_for_little_
 
 
 def test_an_editing_session_takes_no_values(socket_folder):
-    with daemon(socket_folder, mailbox_of(LIGHT, 1)), pytest.raises(ValueRefused, match="editing session"):
+    with daemon(socket_folder, mailbox_of(LIGHT, 1)), pytest.raises(ValueRefused, match="from this node's owner alone"):
         Daemon(socket_folder / "s").give("layer 1", {"gram": np.zeros(3)})
 
 

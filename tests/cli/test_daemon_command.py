@@ -46,12 +46,20 @@ DAEMON = ("--daemon", "--socket", "s")
         ((*DAEMON, "--ca", "sums.json"), "found --ca beside --daemon"),
         ((*DAEMON, "--tls-cert", "sums.json"), "found --tls-cert beside --daemon"),
         (("--server", "https://x:1"), "Missing option '--edits'"),
+        (("--server", "https://x:1", "--values", "."), "--values is for --daemon in a session of sums"),
+        ((*DAEMON, "--values", "none"), "Directory 'none' does not exist"),
     ],
 )
 def test_options_that_do_not_go_together(invoke, arguments, said):
     result = invoke("sums", *arguments)
     assert result.exit_code == 2
     assert said in result.stderr.replace("\n", " ")
+
+
+def test_values_are_no_editing_sessions(invoke):
+    result = invoke("editing", *DAEMON, "--edits", "edits.json", "--values", ".")
+    assert result.exit_code == 2
+    assert "here the values are computed from --edits" in result.stderr
 
 
 @pytest.mark.parametrize(

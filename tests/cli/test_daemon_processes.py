@@ -12,6 +12,7 @@ import pytest
 from crashes import AFTER, BEFORE, DURING, Crash, Hooks, every_call
 from memory_host import exact_sum, identity, made_session, made_values
 from parties import running
+from safetensors.numpy import save_file
 from threaded_host import ThreadedHost
 
 from collabsecure.integrations import asking, tunnel, turns
@@ -232,6 +233,37 @@ def killed_once(zygote, sockets, folder, point):
         assert run.processes["client-1"].wait() == -9
         run.start("client-1")
         exact(running.result())
+
+
+def test_values_that_owners_put_into_folders_are_summed_and_the_app_gives_none(zygote, socket_folder, tmp_path):
+    """One of them while its daemon waits for it; another daemon is killed once it has begun to upload."""
+    run = SumRun(zygote, tmp_path, socket_folder)
+
+    def put(client, sum_name):
+        folder = tmp_path / f"values-{client}"
+        save_file(made_values(SUMS, CLIENTS[client], sum_name), folder / "part")
+        (folder / "part").rename(folder / f"{sum_name}.safetensors")
+
+    for client in CLIENTS:
+        (tmp_path / f"values-{client}").mkdir(mode=0o700)
+        put(client, "one")
+    try:
+        for client in CLIENTS:
+            hooks = Hooks(crash=at(AFTER, "exchange", "", 5)) if client == "client-2" else None
+            run.start(client, hooks, options=("--values", f"values-{client}"))
+        engine = Engine({name: socket_folder / name for name in CLIENTS})
+        with ThreadPoolExecutor(1) as pool:
+            summing = SecureSum(engine, SUMS, identity(0))
+            running = pool.submit(lambda: [(name, summing.run(name)) for name in ("one", "two")])
+            assert run.processes["client-2"].wait() == -9
+            run.start("client-2", options=("--values", "values-client-2"))
+            for client in CLIENTS:
+                run.processes[client].says("Sum two wants values; waiting for")
+                put(client, "two")
+            exact(running.result())
+    finally:
+        for process in run.processes.values():
+            process.kill().gone()
 
 
 def test_daemons_of_sums_end_with_their_session(zygote, socket_folder, tmp_path):
