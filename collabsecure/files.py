@@ -4,6 +4,7 @@ The bytes go to a temporary file in the same folder, are flushed to the disk, an
 meant for: a reader, or the next run, never meets half a file, whatever interrupts the writing.
 """
 
+import hashlib
 import os
 import re
 import secrets
@@ -124,6 +125,19 @@ def in_words(error: OSError) -> str:
     """What the operating system said, without its number and path."""
     reason = error.strerror or str(error)
     return reason[:1].lower() + reason[1:]
+
+
+def file_digest(path: Path) -> str:
+    """A file's SHA-256, in hex.
+
+    Raises:
+        BadFile: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 def flush(path: Path) -> None:

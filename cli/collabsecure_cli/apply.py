@@ -3,7 +3,6 @@
 Beside the edited model lie the edited layers' original weights: W + Δ is rounded, so Δ alone cannot always undo it.
 """
 
-import hashlib
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from collabsecure.deltas import Delta, load_delta
 from collabsecure.errors import BadFile, ModelMismatch
-from collabsecure.files import folder_complete_or_absent, refuse_existing, unreadable
+from collabsecure.files import file_digest, folder_complete_or_absent, refuse_existing, unreadable
 from collabsecure_cli.config import emit, operator_options
 from collabsecure_cli.options import ModelChoice, layers_in_short, model_options
 
@@ -53,7 +52,7 @@ def apply(model: ModelChoice, *, delta_path: Path, out: Path, revert: bool, forc
     """  # noqa: D301 - \b is click's mark for lines that stay as they are
     delta = load_delta(delta_path)
     _check_out(out, model, force=force)
-    digest = _digest_of(delta_path)
+    digest = file_digest(delta_path)
     click.echo(f"Loading {model.name}", err=True)
     editable = model.load(delta.provenance.weights_dtype)
     if revert:
@@ -168,14 +167,6 @@ def _check_out(out: Path, model: ModelChoice, *, force: bool) -> None:
         raise BadFile(out, found="the model that is to be read", expected="another folder")
     elif out.exists() and not (out / "config.json").exists():
         raise BadFile(out, found="something that is no model", expected="a new name, or a model's folder to replace")
-
-
-def _digest_of(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise unreadable(path, error) from error
 
 
 def _relative_size(model: "EditableModel", layer: int, values: np.ndarray) -> float:

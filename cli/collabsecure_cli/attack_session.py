@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +15,8 @@ from collabsecure.attacks.attack import Finding
 from collabsecure.attacks.suite import Experiment, Plan
 from collabsecure.edits import EditRequest, load_requests
 from collabsecure.errors import BadFile, NotAModel
-from collabsecure_cli.attack_target import on_disk, one_for_each_subject
+from collabsecure.files import file_digest
+from collabsecure_cli.attack_target import contents, one_for_each_subject
 from collabsecure_cli.moments import SessionMoments
 from collabsecure_cli.progress import say
 from collabsecure_cli.session import load_session
@@ -86,9 +86,11 @@ class SessionTarget:
 
     @property
     def identity(self) -> tuple[str, ...]:
-        """What two runs must have in common to be of one target, as far as that is quickly told."""
-        digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (self.edited, self.records)]
-        return (self.session.transcript.hex(), self.model or "", *digests, *on_disk(self.state), str(self.seed))
+        """What two runs must have in common to be of one target."""
+        folders = [self.state, self.second_moment, *([Path(self.model)] if self.model else [])]
+        found = [file for folder in folders for file in contents(folder)]
+        digests = map(file_digest, (self.edited, self.records))
+        return (self.session.transcript.hex(), self.model or "", *digests, *found, str(self.seed))
 
     def plan(self, views: tuple[str, ...]) -> Plan:
         """One experiment, on those views that are there."""

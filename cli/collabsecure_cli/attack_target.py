@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import click
 
 from collabsecure.edits import EditRequest, load_requests
 from collabsecure.errors import BadFile
-from collabsecure.files import unreadable
+from collabsecure.files import file_digest, unreadable
 from collabsecure.statistics import SecondMoment, find_second_moments
 from collabsecure_cli.options import ModelChoice
 
@@ -68,10 +67,9 @@ class Target:
     def identity(self) -> tuple[str, ...]:
         """What two runs must have in common to be of one target."""
         files = [path for path in (self.records, self.hparams) if path is not None]
-        digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
         folders = [path for path in (Path(self.model or ""), self.second_moment) if path is not None and path != Path()]
-        contents = [as_it_was for path in folders for as_it_was in on_disk(path)]
-        return (self.model or "", *digests, str(self.second_moment or ""), *contents, str(self.seed))
+        found = [file for folder in folders for file in contents(folder)]
+        return (self.model or "", *map(file_digest, files), str(self.second_moment or ""), *found, str(self.seed))
 
     def num_requests(self) -> int:
         """How many subjects may be edited, or be candidates."""
@@ -133,17 +131,17 @@ class Target:
         return requests[num_public:][:_MOST_REQUESTS], requests[:num_public]
 
 
-def on_disk(folder: Path) -> list[str]:
-    """What files are in a folder, how large and how old: enough to know that it is as it was. No folder has none.
+def contents(folder: Path) -> list[str]:
+    """What files are in a folder, by name and SHA-256. No folder has none, so a model on a hub is known by its name.
 
     Raises:
         BadFile: it cannot be read, or changes just now.
     """
     try:
         files = sorted(file for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else []
-        return [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
     except OSError as error:
         raise unreadable(folder, error) from error
+    return [f"{file.relative_to(folder)} {file_digest(file)}" for file in files]
 
 
 def one_for_each_subject(requests: Sequence[EditRequest], *, seed: int) -> list[EditRequest]:
