@@ -16,12 +16,13 @@ from collabsecure.files import in_words
 from collabsecure.integrations.exchange import Refused, Wait, decode_reply, encode
 from collabsecure.integrations.host import ValuesNeeded
 from collabsecure.integrations.node import SumNode
+from collabsecure.integrations.telling import Telling
 from collabsecure_cli.daemon_socket import own_directory
 from collabsecure_protocols import ValueRefused
 from collabsecure_protocols.client_state import NO_LINK
 
 LINK = "link"  # in a file's metadata: 64 hex digits
-_MOST_TOLD = 100  # different things, so that who asks cannot fill a disk with what is told
+_MOST_TOLD = 100  # different refusals, so that who asks cannot fill a disk with them
 _LONGEST_REFUSAL = 4096  # bytes of a reply
 
 
@@ -38,7 +39,8 @@ class DaemonOfSums:
         self._node, self._tell = node, tell
         self._folder = None if folder is None else own_directory(folder)
         self._refused: dict[str, object] = {}  # sum → what tells the refused file from the one in its place
-        self._told: set[str] = set()
+        self._noted: dict[str, str] = {}  # sum → the last that was told of its file
+        self._tell_of_refusals = Telling(tell, most=_MOST_TOLD)
 
     @property
     def takes_values_of(self) -> SumNode | None:
@@ -60,7 +62,7 @@ class DaemonOfSums:
                 raise
             reply = self._node.answer(request) if self._gave(needed.sum_name, self._folder) else encode(Wait())
         if len(reply) <= _LONGEST_REFUSAL and isinstance(found := decode_reply(reply), Refused):
-            self._say(f"Refused what was asked: {said(found.reason)}")
+            self._tell_of_refusals(f"Refused what was asked: {found.reason}")
         return reply
 
     def _gave(self, sum_name: str, folder: Path) -> bool:
@@ -74,13 +76,18 @@ class DaemonOfSums:
             self._refused[sum_name] = mark
             self._give(sum_name, path)
         except FileNotFoundError:
-            self._say(f"Sum {said(sum_name)} wants values; waiting for {path}")
+            self._note(sum_name, f"Sum {said(sum_name)} wants values; waiting for {path}")
             return False
         except (_Unfit, ValueRefused) as error:
-            self._say(f"{path}: {error}. Put another file in its place")
+            self._note(sum_name, f"{path}: {error}. Put another file in its place")
             return False
-        self._tell(f"Took the values of sum {said(sum_name)} from {path}")
+        self._note(sum_name, f"Took the values of sum {said(sum_name)} from {path}")
         return True
+
+    def _note(self, sum_name: str, words: str) -> None:
+        if self._noted.get(sum_name) != words:
+            self._noted[sum_name] = words
+            self._tell(words)
 
     def _give(self, sum_name: str, path: Path) -> None:
         with _reading():
@@ -96,11 +103,6 @@ class DaemonOfSums:
                 with _reading():
                     values = file.get_tensor(name)
                 self._node.put(sum_name, name, values, link=link)
-
-    def _say(self, words: str) -> None:
-        if words not in self._told and len(self._told) < _MOST_TOLD:
-            self._told.add(words)
-            self._tell(words)
 
 
 class _Unfit(Exception):

@@ -7,7 +7,7 @@ is found again that comes back under another name, and nobody else is in its way
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 
 from collabsecure.errors import said
@@ -24,6 +24,7 @@ from collabsecure.integrations.exchange import (
     encode,
 )
 from collabsecure.integrations.host import Arrived, Host, Node
+from collabsecure.integrations.telling import Telling
 from collabsecure_protocols import Session
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0  # seconds between two tries, doubled each time
@@ -43,7 +44,7 @@ class Asked:
     reply: Ready | Refused
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class _Line:
     """What passes between this end and one node."""
 
@@ -53,7 +54,7 @@ class _Line:
     since: float = 0.0  # when that was sent
     due: float = 0.0  # not before then is it asked again
     pause: float = _FIRST_PAUSE
-    told: set[str] = field(default_factory=set)  # of it, in this run
+    tell: Telling  # of it, in this run
 
 
 class Nodes:
@@ -77,7 +78,9 @@ class Nodes:
         if all(map(self._is_well, wanted)):
             return
         for node in self._here:
-            line = self._lines.setdefault(node, _Line())
+            if node not in self._lines:
+                self._lines[node] = _Line(tell=Telling(self._tell, most=_MOST_TOLD))
+            line = self._lines[node]
             if line.client is None and line.request is None and line.due <= self._clock():
                 self._send(node, Hello(transcript=self._session.transcript))
 
@@ -161,7 +164,7 @@ class Nodes:
         """A run begins: ask those again who were given up."""
         self._given_up.clear()
         for line in self._lines.values():
-            line.told.clear()
+            line.tell.forget()
 
     def has_given_up(self, client: int) -> bool:
         """Whether nothing more need be expected of a client."""
@@ -169,10 +172,7 @@ class Nodes:
 
     def tell_of(self, node: Node, words: str) -> None:
         """Tell what happens at a node, which may have said it itself; not twice, nor without end."""
-        told, words = self._lines[node].told, said(words)
-        if words not in told and len(told) < _MOST_TOLD:
-            told.add(words)
-            self._tell(f"Node {said(node)}: {words}")
+        self._lines[node].tell(f"Node {said(node)}: {words}")
 
     def _is_free(self, node: Node) -> bool:
         line = self._lines[node]

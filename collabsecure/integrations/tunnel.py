@@ -33,6 +33,7 @@ from collabsecure.integrations.exchange import (
     encode,
 )
 from collabsecure.integrations.host import Arrived, Host, Node
+from collabsecure.integrations.telling import Telling
 from collabsecure.integrations.turns import (
     FIRST_PAUSE,
     LONGEST_PAUSE,
@@ -50,6 +51,7 @@ OVER = "OVER"  # the check of the refusal by which a daemon says that its client
 
 _LOOK = 1.0  # seconds between two looks at which nodes there are
 _NUMBERS = 1 << 32
+_MOST_TOLD = 20  # different things that are told of one node
 
 
 class NoAggregator(CollabsecureError):
@@ -143,7 +145,8 @@ class Tunnel:
         self._here, self._looked = tuple(self._host.nodes()), now
         for node in self._here:
             if node not in self._lines:
-                self._lines[node] = Line(connection=Connection(self._aggregator))
+                telling = Telling(self._tell, most=_MOST_TOLD)
+                self._lines[node] = Line(connection=Connection(self._aggregator), tell=telling)
         for node in self._lines.keys() - set(self._here):
             line = self._lines[node]
             if line.work is None:
@@ -180,9 +183,9 @@ class Tunnel:
         elif isinstance(reply, Refused) and reply.check == OVER:
             line.is_over, line.has_place = True, False
             line.connection.hang_up()
-            self._say(line, f"Node {said(arrived.node)}: client {line.client} is done: {said(reply.reason)}")
+            line.tell(f"Node {said(arrived.node)}: client {line.client} is done: {reply.reason}")
         elif isinstance(reply, Refused):
-            self._say(line, f"Node {said(arrived.node)} refuses: {said(reply.reason)}")
+            line.tell(f"Node {said(arrived.node)} refuses: {reply.reason}")
             line.client, line.is_proven, line.has_place, line.answers = 0, False, False, ()
             line.put_off()
         else:  # it has the answers
@@ -213,7 +216,7 @@ class Tunnel:
         try:
             return decode_reply(arrived.reply)
         except BadExchange as error:
-            self._say(line, f"Node {said(arrived.node)}: {error}")
+            line.tell(f"Node {said(arrived.node)}: {error}")
             return None
 
     def _introduce(self, node: Node, line: Line, reply: Reply) -> None:
@@ -223,12 +226,7 @@ class Tunnel:
             line.put_off()
             return
         line.client, line.pause = client, FIRST_PAUSE
-        self._say(line, f"Node {said(node)} says that it is client {client}")
-
-    def _say(self, line: Line, words: str) -> None:
-        if words != line.told:
-            line.told = words
-            self._tell(words)
+        line.tell(f"Node {said(node)} says that it is client {client}")
 
     def _is_done(self) -> bool:
         heard = dict.fromkeys(map(int, self._session.client_ids), self._began)  # of clients that have proven it

@@ -14,6 +14,7 @@ from http import HTTPStatus
 from collabsecure.integrations.calls import Connection
 from collabsecure.integrations.exchange import Answer, Call
 from collabsecure.integrations.host import Node
+from collabsecure.integrations.telling import Telling
 
 SMALL = 1 << 20  # bytes that need no place
 STRANGERS = 4  # nodes that have proven nothing, whose requests are made at a time
@@ -47,7 +48,7 @@ class Line:
     has_place: bool = False
     waits_since: float | None = None  # for a place, or to have its calls made
     is_over: bool = False
-    told: str = ""  # the last that was told of it
+    tell: Telling  # of it
 
     def put_off(self) -> None:
         """Ask again later, and each time later."""
