@@ -123,7 +123,8 @@ class Encoder:
         columns = tensor.row_exponents if tensor.symmetric else tensor.column_exponents
         row, column = _locate(tensor, start)
         for _ in range(length):
-            value, where = float(self._matrix[row, column]), f"entry ({row}, {column})"
+            index = np.unravel_index(row * tensor.columns + column, tensor.shape)
+            value, where = float(self._matrix[row, column]), f"entry ({', '.join(map(str, index))})"
             if not math.isfinite(value):
                 raise ValueRefused(tensor.name, f"V32: {where} is not a finite number")
             exponent = (tensor.row_exponents[row] if tensor.row_exponents else 0) + (columns[column] if columns else 0)

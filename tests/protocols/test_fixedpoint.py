@@ -131,6 +131,14 @@ def test_what_is_not_finite_or_beyond_the_bound_is_refused_by_tensor_and_entry(v
     assert refused.value.tensor == "layer 3 cross"
 
 
+@pytest.mark.parametrize(("shape", "index"), [((5,), (3,)), ((2, 3, 4), (1, 2, 0)), ((3, 1), (2, 0))])
+def test_an_entry_is_named_by_its_place_in_the_array_itself(shape, index):
+    array = np.zeros(shape)
+    array[index] = 2.0
+    with pytest.raises(ValueRefused, match=rf"entry \({', '.join(map(str, index))}\) is 2 times"):
+        encode(Tensor(name="a", shape=shape, bound=1.0, fraction_bits=8, bits=32), array)
+
+
 @given(st.data())
 def test_any_float_under_any_exponents_is_its_nearest_integer_or_is_refused(data):
     """secagg.md V30, V32: a descriptor at the edges of float64 gives no wrong integer and no other error."""
