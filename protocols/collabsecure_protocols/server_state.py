@@ -1,6 +1,6 @@
 """All that a server remembers, and its bytes."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TypeVar
@@ -12,6 +12,7 @@ from .client_state import check_saved
 from .envelope import LINK_BYTES, advert_bytes
 from .errors import ClientId, StateRefused
 from .keys import SIGNATURE_BYTES, Label, context
+from .masks import Mask
 from .messages import SignedAdvert
 from .session import Session
 from .shamir import SHARE_BYTES
@@ -34,6 +35,7 @@ class RunningSum:
     confirmations: dict[int, bytes] = field(default_factory=dict)  # survivor → its signature (U4)
     unmasked_by: set[int] = field(default_factory=set)  # U5
     revealed: dict[int, dict[int, bytes]] = field(default_factory=dict, repr=False)  # dealer → holder → share
+    masks: Sequence[Sequence[Mask]] = field(default=(), repr=False)  # by tensor, those to take off, once they are known
     cleared: set[int] = field(default_factory=set)  # tensors whose masks are off
 
 

@@ -1,8 +1,10 @@
 """Arrays as integers: a tensor's fixed-point form with its proof of headroom, and how a sum travels in chunks."""
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import accumulate
 
 from .errors import InvalidSession
 from .wire import Reader, Writer
@@ -10,7 +12,7 @@ from .wire import Reader, Writer
 CHUNK_VALUES = 1 << 17  # values in one MaskedInput message: 768 KiB at 48 bits
 RING_BITS = (32, 40, 48, 64)
 ENCRYPTED_BITS = (34, 38)  # besides, where values travel encrypted: they are no whole bytes
-MAX_TENSORS = 256  # in one sum
+MAX_TENSORS = 1024  # in one sum; as many arrays as large networks have
 MAX_VALUES = 1 << 40  # in one tensor, on the wire
 MAX_INTEGER_BITS = 61  # |encoded value| < 2^61, so that float64 → int64 never saturates
 MAX_EXPONENT = 960  # |fraction bits + row exponent|: a row's scale, and a sum of 63 bits under it, are exact in float64
@@ -178,12 +180,15 @@ class Sum:
 
     name: str  # with the contribution, what a client contributes to once
     tensors: tuple[Tensor, ...]
+    _ends: tuple[int, ...] = field(init=False, repr=False, compare=False)  # by tensor, the chunk after its last
 
     def __post_init__(self) -> None:
         require_text(self.name, "a sum's name", shortest=1, longest=200)
         require(0 < len(self.tensors) <= MAX_TENSORS, f"sum {self.name!r} has 1 to {MAX_TENSORS} tensors")
         names = [tensor.name for tensor in self.tensors]
         require(len(set(names)) == len(names), f"sum {self.name!r} names a tensor twice: {names}")
+        counts = (-(-tensor.num_values // CHUNK_VALUES) for tensor in self.tensors)
+        object.__setattr__(self, "_ends", tuple(accumulate(counts)))
 
     @property
     def num_values(self) -> int:
@@ -193,19 +198,16 @@ class Sum:
     @property
     def num_chunks(self) -> int:
         """Messages that they travel in."""
-        return sum(-(-tensor.num_values // CHUNK_VALUES) for tensor in self.tensors)
+        return self._ends[-1]
 
     def chunk(self, index: int) -> Chunk:
         """Where chunk `index` lies. No chunk spans two tensors."""
-        left = index
-        for number, tensor in enumerate(self.tensors):
-            count = -(-tensor.num_values // CHUNK_VALUES)
-            if left < count:
-                start = left * CHUNK_VALUES
-                length = min(CHUNK_VALUES, tensor.num_values - start)
-                return Chunk(index=index, tensor=number, start=start, length=length)
-            left -= count
-        raise InvalidSession(f"V30: sum {self.name!r} has {self.num_chunks} chunks, no chunk {index}")
+        if not 0 <= index < self.num_chunks:
+            raise InvalidSession(f"V30: sum {self.name!r} has {self.num_chunks} chunks, no chunk {index}")
+        number = bisect_right(self._ends, index)
+        start = (index - (self._ends[number - 1] if number else 0)) * CHUNK_VALUES
+        length = min(CHUNK_VALUES, self.tensors[number].num_values - start)
+        return Chunk(index=index, tensor=number, start=start, length=length)
 
     def chunks(self) -> Iterator[Chunk]:
         """All chunks in order."""

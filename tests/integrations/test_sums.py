@@ -27,10 +27,10 @@ from collabsecure.integrations.host import Host, Node
 from collabsecure.integrations.node import SumNode
 from collabsecure.integrations.sessions import Summand
 from collabsecure.integrations.sums import SecureSum, SumResult
-from collabsecure_protocols import ClientState, LocalProtocolError, Session
+from collabsecure_protocols import ClientState, LocalProtocolError, Session, server
 from collabsecure_protocols.envelope import CHUNK_HEADER_BYTES, HEADER_BYTES, MessageType, seal
 from collabsecure_protocols.keys import SIGNATURE_BYTES
-from collabsecure_protocols.tensors import CHUNK_VALUES
+from collabsecure_protocols.tensors import CHUNK_VALUES, MAX_TENSORS
 
 SESSION = made_session()
 CLIENTS = (1, 2, 3, 4)
@@ -296,6 +296,17 @@ def test_a_client_under_another_name_is_found_among_many_that_say_they_are_it() 
     host = MemoryHost(nodes, faults)
     is_exact(over(host).run())
     assert host.now < 120
+
+
+def test_as_many_arrays_as_large_networks_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the secrets behind their masks are put together once for all of them, not for each."""
+    opened, open_secrets = [], server.open_secrets
+    monkeypatch.setattr(server, "open_secrets", lambda *given: opened.append(1) or open_secrets(*given))
+    arrays = {f"layer {number}": Summand(shape=(1 + number % 5,), bound=1.0) for number in range(MAX_TENSORS)}
+    session = made_session(4, {"all": arrays})
+    gone = at("node 3", VALUES, Fault.SILENT)
+    is_exact(over(MemoryHost(made_nodes(session), gone), session).run(), (1, 2, 4), session)
+    assert len(opened) < 3
 
 
 class Early(MemoryNode):

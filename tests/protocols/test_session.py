@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from collabsecure_protocols import InvalidSession, Session, Sum, Tensor
 from collabsecure_protocols.session import MAX_CLIENTS, MAX_SUMS
-from collabsecure_protocols.tensors import MAX_EXPONENT, MAX_TENSORS
+from collabsecure_protocols.tensors import CHUNK_VALUES, MAX_EXPONENT, MAX_TENSORS
 
 MATRIX = Tensor(
     name="gram",
@@ -190,6 +190,22 @@ def test_an_invalid_sum_cannot_be_made(changes):
     """secagg.md V30."""
     with pytest.raises(InvalidSession, match="V30"):
         replace(SESSION.sums[0], **changes)
+
+
+@given(st.lists(st.integers(1, 3 * CHUNK_VALUES), min_size=1, max_size=5))
+def test_chunks_are_of_one_tensor_each_and_together_all_of_it(lengths):
+    """secagg.md, "Fixed point": counted here from the lengths, one after the other."""
+    vector = Tensor(name="v", shape=(1,), bound=1.0, fraction_bits=8)
+    vectors = (replace(vector, name=str(number), shape=(length,)) for number, length in enumerate(lengths))
+    spec = Sum(name="a", tensors=tuple(vectors))
+    left = [(number, start) for number, n in enumerate(lengths) for start in range(0, n, CHUNK_VALUES)]
+    found = list(spec.chunks())
+    assert [(chunk.tensor, chunk.start) for chunk in found] == left
+    assert [chunk.index for chunk in found] == list(range(spec.num_chunks))
+    assert all(chunk.length == min(CHUNK_VALUES, lengths[chunk.tensor] - chunk.start) for chunk in found)
+    for index in (-1, spec.num_chunks):
+        with pytest.raises(InvalidSession, match="no chunk"):
+            spec.chunk(index)
 
 
 def mutated(data, encoding):

@@ -118,8 +118,8 @@ def test_a_bad_value_in_the_last_chunk_is_refused_before_the_first_leaves(wide, 
     with pytest.raises(ValueRefused, match=f"'{name}'") as refused:
         client.masked_input(values, threads=threads)
     assert refused.value.tensor == name
-    row = values[name].size - 1 if values[name].ndim == 1 else TRIANGLE - 1
-    where = f"({row if values[name].ndim > 1 else 0}, {row})" if place else "(0, 0)"
+    index = np.unravel_index(place % values[name].size, values[name].shape)
+    where = f"({', '.join(map(str, index))})"
     assert f"V32: entry {where} is" in str(refused.value)
     assert client.save() == before
 
