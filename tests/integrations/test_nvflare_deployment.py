@@ -111,5 +111,6 @@ def test_a_site_killed_in_mid_run_is_gone_on_without(flare, secure_fedavg, tmp_p
         flare.kill_site("site-4")
         flare.says("Round 3: ", RUN_SECONDS)
         sum_.wait(range(3))
-    expected = averaged(secure_fedavg, [range(4), range(3), range(3)])
-    np.testing.assert_allclose(sum_.example.model, expected, rtol=0, atol=1e-9)
+    expected = [averaged(secure_fedavg, [range(4), range(second), range(3)]) for second in (3, 4)]
+    found = sum_.example.model  # the site may have uploaded to the second round before its end
+    assert any(np.allclose(found, one, rtol=0, atol=1e-9) for one in expected), (found, expected)
