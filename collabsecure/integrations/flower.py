@@ -19,7 +19,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from collabsecure.errors import CollabsecureError
+from collabsecure.errors import CollabsecureError, said
 from collabsecure.integrations import sums, tunnel
 from collabsecure.integrations.exchange import Refused, encode
 from collabsecure.integrations.host import Answering, Arrived, Node, ValuesNeeded, respond
@@ -281,6 +281,6 @@ def _unpack(content: RecordDict) -> bytes | None:
 
 def _reply(message: Message, node: int) -> bytes | None:
     if message.has_error():
-        _log.warning("Node %s: Flower's error %s: %s", node, message.error.code, message.error.reason)
+        _log.warning("Node %s: Flower's error %s: %s", node, message.error.code, said(message.error.reason))
         return None
     return _unpack(message.content)

@@ -19,7 +19,7 @@ from nvflare.collab import CollabCallError, collab
 from nvflare.collab.api.exceptions import RunAborted
 from nvflare.collab.api.proxy import Proxy
 
-from collabsecure.errors import CollabsecureError
+from collabsecure.errors import CollabsecureError, said
 from collabsecure.integrations import sums, tunnel
 from collabsecure.integrations.exchange import Refused, Wait, encode
 from collabsecure.integrations.host import Answering, Arrived, Node, ValuesNeeded, respond
@@ -88,7 +88,7 @@ class CollabHost:
             self._done.put(aborted)
             return
         except CollabCallError as error:
-            _log.warning("Site %s: %s", proxy.name, error)
+            _log.warning("Site %s: %s", proxy.name, said(error))
         self._done.put(Arrived(node=str(proxy.name), reply=reply if isinstance(reply, bytes) else None))
 
 

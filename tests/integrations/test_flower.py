@@ -118,6 +118,24 @@ def test_a_request_that_flower_gives_up_on_may_be_sent_again(fault):
     assert asked(host)[7] == b"7: " + HELLO
 
 
+def test_what_a_node_s_app_says_when_it_fails_is_told_cut_and_printable(caplog):
+    class Rude(Exception):
+        __repr__ = lambda self: "\x1b[2J all is well" + 1000 * "."  # noqa: E731
+
+    def rude():
+        app = ClientApp()
+
+        @app.query(flower.ACTION)
+        def answer(message, context):
+            raise Rude
+
+        return app
+
+    assert asked(flower.GridHost(InProcessGrid(rude, (7,))), nodes=(7,)) == {7: None}
+    assert "all is well" in caplog.text
+    assert all(line.isprintable() and len(line) < 500 for line in caplog.text.splitlines())
+
+
 def test_a_reply_that_comes_too_late_is_nobodys():
     grid = InProcessGrid(echoing, NODES)
     host = flower.GridHost(grid, seconds=0.05)

@@ -229,6 +229,19 @@ class TestTheSide:
         assert str(tmp_path) not in told[0]
 
 
+def test_what_a_site_s_code_says_when_it_fails_is_told_cut_and_printable(caplog):
+    class Rude(ClientActions):
+        @collab.publish
+        def collabsecure(self, request):
+            raise ValueError("\x1b[2J all is well" + 1000 * ".")
+
+    assert asked(Sites(lambda name: Rude(), ("site-1",)), b"x") == {"site-1": None}
+    told = [record.getMessage() for record in caplog.records if record.getMessage().startswith("Site ")]
+    assert len(told) == 1
+    assert told[0].isprintable()
+    assert len(told[0]) < 500
+
+
 def test_the_package_does_not_import_nvflare():
     code = (
         "import sys, collabsecure.integrations.sums, collabsecure.integrations.node; sys.exit('nvflare' in sys.modules)"
