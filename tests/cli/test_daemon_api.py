@@ -274,7 +274,10 @@ def test_two_bodies_at_a_time_are_in_memory(socket_folder, monkeypatch):
         for peer in begun:
             peer.connect(str(socket_folder / "s"))
             peer.sendall(b"POST /exchange HTTP/1.1\r\nHost: x\r\nContent-Length: 34\r\n\r\n" + greeting[:10])
-        time.sleep(0.5)
+        ends = time.monotonic() + 30
+        while len(most) < 2 and time.monotonic() < ends:
+            time.sleep(0.01)
+        time.sleep(0.3)  # in which nobody else's is begun
         for peer in begun:
             peer.sendall(greeting[10:])
         assert all(peer.recv(12) == b"HTTP/1.1 200" for peer in begun)
