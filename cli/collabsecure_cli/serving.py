@@ -165,7 +165,8 @@ class _Guard:
                 _log.warning("cannot accept a connection: %s", error.strerror)
                 await asyncio.sleep(_NO_DESCRIPTOR_SECONDS)
                 continue
-            block = address_block(address[0] if address else "")  # a Unix socket's peers have none
+            # A Unix socket's peers have no address, but may have bound their end to a path, or to bytes.
+            block = address_block(address[0]) if isinstance(address, tuple) else ""
             if (
                 self._open.total() >= self._limits.max_connections
                 or self._open[block] >= self._limits.max_connections_per_address

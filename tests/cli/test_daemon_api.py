@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import socket
 import stat
 import threading
@@ -343,6 +344,18 @@ def test_the_socket_is_its_owners_alone_while_it_is_there_and_gone_afterwards(so
     assert list(socket_folder.iterdir()) == []
     with pytest.raises(NoDaemon, match="found no daemon"):
         Daemon(socket_folder / "s").answer(b"")
+
+
+@pytest.mark.parametrize("name", ["\0collabsecure-test-%d" % os.getpid(), "peer"])
+def test_a_peer_that_has_an_address_of_its_own_is_served_as_any(socket_folder, monkeypatch, name):
+    monkeypatch.chdir(socket_folder)
+    with daemon(socket_folder, node()), socket.socket(socket.AF_UNIX) as peer:
+        peer.settimeout(10)
+        peer.bind(name)
+        peer.connect(str(socket_folder / "s"))
+        peer.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert peer.recv(12) == b"HTTP/1.1 200"
+        assert ask(socket_folder, "GET", "/healthz")[0] == 200
 
 
 def test_bytes_that_are_no_http_end_that_connection_alone(socket_folder):
