@@ -31,6 +31,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0  # seconds between two tries, doubled e
 _SILENT = 60.0  # seconds after which others who say that they are the same client are asked as well
 _BESIDE, _TURN = 8, 10.0  # so many of those in so many seconds; what they answer later counts, too
 _LOOK = 1.0  # seconds between two looks at which nodes there are
+_MOST_REFUSALS = 3
 _MOST_TOLD = 20  # different things that are told of one node in a run
 
 
@@ -54,6 +55,7 @@ class _Line:
     since: float = 0.0  # when that was sent
     due: float = 0.0  # not before then is it asked again
     pause: float = _FIRST_PAUSE
+    refusals: int = 0  # since something new came
     tell: Telling  # of it, in this run
 
 
@@ -141,6 +143,7 @@ class Nodes:
         """What a node answered was new, and signed by its client."""
         self._proven[asked.client] = asked.node
         self._given_up.discard(asked.client)
+        self._lines[asked.node].refusals = 0
         self.take(asked)
 
     def take(self, asked: Asked) -> None:
@@ -150,21 +153,30 @@ class Nodes:
             line.pause, line.due = _FIRST_PAUSE, 0.0
 
     def put_off(self, asked: Asked) -> None:
-        """An answer was none that holds: ask again, after a pause, or another node that says it is the same client."""
+        """An answer was none that holds: ask again, after a pause, or another node that says it is the same client.
+
+        It may have missed a message, or got it changed, so all of them go with the next request.
+        """
+        self._lines[asked.node].taken = 0
         self._failed(asked.node)
 
-    def give_up(self, asked: Asked) -> None:
-        """A node refuses: a proven one is not asked again until `forgive`, or its client is found elsewhere."""
-        if self.is_proven(asked.node):
+    def refused(self, asked: Asked) -> None:
+        """A node refuses, for good or because what it got was changed on the way: ask again, a few times.
+
+        Of a proven node that refuses all of those the client is not asked again until `forgive`, or it is found
+        elsewhere.
+        """
+        self._lines[asked.node].refusals += 1
+        if self.is_proven(asked.node) and self._lines[asked.node].refusals >= _MOST_REFUSALS:
             self._given_up.add(asked.client)
-        else:
-            self._failed(asked.node)
+        self.put_off(asked)
 
     def forgive(self) -> None:
         """A run begins: ask those again who were given up."""
         self._given_up.clear()
         for line in self._lines.values():
             line.tell.forget()
+            line.refusals = 0
 
     def has_given_up(self, client: int) -> bool:
         """Whether nothing more need be expected of a client."""

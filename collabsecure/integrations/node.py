@@ -45,6 +45,7 @@ from collabsecure_protocols import (
     ValueRefused,
 )
 from collabsecure_protocols.client_state import NO_LINK
+from collabsecure_protocols.envelope import MessageType
 from collabsecure_protocols.fixedpoint import Encoder
 from collabsecure_protocols.keys import Rng
 from collabsecure_protocols.tensors import CHUNK_VALUES
@@ -53,6 +54,7 @@ from collabsecure_protocols.wire import Writer
 _LEDGER = "sums-ledger"
 _OVER = (ClientState.FINISHED, ClientState.ABORTED)
 _ZEROS = bytes(32)  # in the place of a digest
+_OPENING = tuple(bytes([kind]) for kind in (MessageType.SURVIVORS, MessageType.CONFIRMATIONS))  # after its version
 _EXACT = 1 << 53  # integers beyond have no float64
 
 
@@ -224,25 +226,35 @@ class SumNode:
 
     def _take(self, request: Messages) -> Reply:
         """Receive those of the server's messages that are new; answer the last."""
-        end = request.first + len(request.payloads)
-        if request.first > self._received:
-            return Refused(
-                check="", reason=f"found messages from number {request.first} on; expected {self._received} to be next"
+        new = self._new(request)
+        if new is None:
+            reason = (
+                f"found messages from number {request.first} on; expected {self._received} to be next, or all of them"
             )
-        if end < self._received:
-            return Refused(
-                check="", reason=f"message {end} is not the next; {self._received} were taken: come too late"
-            )
+            return Refused(check="", reason=reason)
         if self._client.state is ClientState.NEW and not request.payloads:
             self._client.start()
             self._save()
-        for payload in request.payloads[self._received - request.first :]:
-            if self._client.state in (ClientState.CONTRIBUTING, ClientState.CONFIRMED):
+        for number in new:
+            payload = request.payloads[number]
+            if payload[1:2] in _OPENING:
                 self._refuse_repeats(self._client.sum_index)
             self._client.receive(payload)
-            self._received += 1
+            self._received = request.first + number + 1
             self._save()
         return Ready(payloads=tuple(event.payload for event in self._client.pending))
+
+    def _new(self, request: Messages) -> range | None:
+        """Which of these messages follow the last that was accepted, if that can be told.
+
+        No message says its number, and who brings them may have brought one under another's, so numbers are believed
+        only as long as what they say fits: where all messages are sent, the last accepted one is among them.
+        """
+        for number in reversed(range(len(request.payloads))):
+            if self._client.has_received(request.payloads[number]):
+                self._received = request.first + number + 1
+                return range(number + 1, len(request.payloads))
+        return range(len(request.payloads)) if request.first == self._received else None
 
     def _shard(self, request: Shard) -> Reply:
         """Masked input; of no chunks, when only the values are asked for."""

@@ -226,7 +226,7 @@ class SecureSum:
             self._silent.discard(asked.client)
         if isinstance(asked.reply, Refused):
             self._nodes.tell_of(asked.node, f"client {asked.client} refuses: {asked.reply.reason}")
-            self._nodes.give_up(asked)
+            self._nodes.refused(asked)
         elif self._is_in_order(asked, asked.reply.payloads):
             self._nodes.take(asked)
         else:

@@ -188,6 +188,15 @@ class Client:
         self._data = replace(data, last_received=fingerprint, outbox=outbox)
         return events
 
+    def has_received(self, payload: bytes | bytearray | memoryview) -> bool:
+        """Whether this is the last accepted message, for which `receive` gives no event when it is repeated.
+
+        Raises:
+            RemoteProtocolError: it is no message of this session.
+
+        """
+        return open_envelope(self.session, payload, SERVER).fingerprint == self._data.last_received
+
     def masked_input(
         self,
         values: Mapping[str, Real],

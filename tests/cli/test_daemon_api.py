@@ -346,12 +346,12 @@ def test_the_socket_is_its_owners_alone_while_it_is_there_and_gone_afterwards(so
         Daemon(socket_folder / "s").answer(b"")
 
 
-@pytest.mark.parametrize("name", ["\0collabsecure-test-%d" % os.getpid(), "peer"])
-def test_a_peer_that_has_an_address_of_its_own_is_served_as_any(socket_folder, monkeypatch, name):
+@pytest.mark.parametrize("is_abstract", [True, False])
+def test_a_peer_that_has_an_address_of_its_own_is_served_as_any(socket_folder, monkeypatch, is_abstract):
     monkeypatch.chdir(socket_folder)
     with daemon(socket_folder, node()), socket.socket(socket.AF_UNIX) as peer:
         peer.settimeout(10)
-        peer.bind(name)
+        peer.bind(f"\0collabsecure-test-{os.getpid()}" if is_abstract else "peer")
         peer.connect(str(socket_folder / "s"))
         peer.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
         assert peer.recv(12) == b"HTTP/1.1 200"

@@ -254,8 +254,8 @@ def test_what_is_refused_is_told_once_in_printable_words_and_not_without_end():
         return decode_reply(here.answer(encode(request)))
 
     for number in range(2000):
-        first = Messages(transcript=SESSION.transcript, first=1 + number // 2, payloads=(b"\x1b[2J" * 1000,))
-        assert isinstance(ask(first), Refused)
+        assert isinstance(ask(Shard(transcript=SESSION.transcript, sum_index=number // 2, first=0, count=1)), Refused)
+    assert isinstance(ask(Messages(transcript=SESSION.transcript, first=9, payloads=(b"\x1b[2J" * 1000,))), Refused)
     assert isinstance(ask(Shard(transcript=bytes(32), sum_index=0, first=0, count=1)), Refused)
     assert len(told) == len(set(told)) == 100
     assert all(words.isprintable() and words.startswith("Refused what was asked: ") for words in told)

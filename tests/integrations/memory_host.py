@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from collabsecure.errors import CollabsecureError
+from collabsecure.integrations.exchange import Ready, encode
 from collabsecure.integrations.host import Answering, Arrived, Node, respond
 from collabsecure.integrations.node import SumNode
 from collabsecure.integrations.sessions import Summand, sum_session
@@ -29,6 +30,9 @@ class Fault(enum.Enum):
     RESTARTED = enum.auto()  # the node's process was ended before, and a new one answers
     ENDED = enum.auto()  # the node's process is ended when it has answered, and the reply is lost
     GARBLED = enum.auto()  # the reply arrives with a bit flipped
+    REQUEST_GARBLED = enum.auto()  # the request does, near its end
+    BEGINNING_GARBLED = enum.auto()  # or where it names its session
+    MADE_UP = enum.auto()  # the request is lost, and an empty reply arrives
     LATE = enum.auto()  # the reply takes 30 seconds
     SILENT = enum.auto()  # nothing ever comes, and nobody says so
 
@@ -112,8 +116,14 @@ class MemoryHost:
             return None
         if fault is Fault.REQUEST_LOST:
             return Arrived(node=node, reply=None)
+        if fault is Fault.MADE_UP:
+            return Arrived(node=node, reply=encode(Ready()))
         if fault is Fault.RESTARTED:
             machine.restart()
+        if fault is Fault.REQUEST_GARBLED:
+            request = request[:-1] + bytes([request[-1] ^ 1])
+        if fault is Fault.BEGINNING_GARBLED:
+            request = request[:5] + bytes([request[5] ^ 1]) + request[6:]
         reply = machine.answer(request)
         if fault is Fault.REPEATED:
             again = machine.answer(request)

@@ -6,7 +6,7 @@ import stat
 import numpy as np
 import pytest
 from coordinating import Coordinating
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory_host import ARRAYS, exact_sum, identity, made_session, made_values, stream
 
@@ -182,11 +182,60 @@ def test_what_is_not_for_a_node_of_sums_is_refused() -> None:
 def test_messages_with_a_gap_are_refused_and_old_ones_are_not_answered_anew() -> None:
     room = nodes()
     room.set_up()
-    gap = room.ask(1, Messages(transcript=SESSION.transcript, first=5, payloads=(b"x",)))
-    assert isinstance(gap, Refused)
-    assert "expected 2 to be next" in gap.reason
-    old = room.ask(1, Messages(transcript=SESSION.transcript, first=0, payloads=(b"x",)))
-    assert isinstance(old, Refused)
+    for first in (5, 0):
+        reply = room.ask(1, Messages(transcript=SESSION.transcript, first=first, payloads=(room.survivors(1, 2, 3),)))
+        assert isinstance(reply, Refused)
+        assert "expected 2 to be next" in reply.reason
+
+
+class Posted(Coordinating):
+    """Keeps all messages to each client, and is asked for them by number, right or wrong."""
+
+    def __init__(self, session, nodes) -> None:
+        super().__init__(session, nodes)
+        self.mail: dict[int, list[bytes]] = {client: [] for client in nodes}
+
+    def tell(self, client: int, *payloads: bytes):
+        self.mail[client] += payloads
+        return super().tell(client, *payloads)
+
+    def brought(self, client: int, first: int, *payloads: bytes):
+        """By somebody who says that they are the messages from there on."""
+        return self.ask(client, Messages(transcript=SESSION.transcript, first=first, payloads=payloads))
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+@given(st.data())
+@settings(max_examples=30, deadline=None, derandomize=True)
+def test_messages_under_other_numbers_put_no_client_out(is_restarted: bool, data: st.DataObject) -> None:
+    """Whatever was brought under whatever number, a server that then sends all of them is understood."""
+    stores = {client: MemoryStore() for client in CLIENTS}
+    room = Posted(SESSION, {client: node(client, store=stores[client]) for client in CLIENTS})
+    room.set_up()
+    room.start_sum()
+    for client in CLIENTS:
+        room.give(client)
+    events = []
+    for client in CLIENTS:
+        events += room.hand_in(client, room.shard(client))
+    whole = {client: [*room.mail[client]] for client in CLIENTS}
+    for event in events:
+        whole[event.client_id].append(event.payload)
+    for _ in range(data.draw(st.integers(1, 4))):
+        some = data.draw(st.lists(st.sampled_from(whole[1]), max_size=4))
+        room.brought(1, data.draw(st.integers(0, 9)), *some)
+    if is_restarted:
+        room.nodes[1] = node(1, store=stores[1], rng=stream("again"))
+    reply = room.brought(1, 0, *whole[1])
+    room.told[1] = len(whole[1])
+    confirmations = room.hand_in(1, reply)
+    for event in events:
+        if event.client_id != 1:
+            confirmations += room.hand_in(event.client_id, room.tell(event.client_id, event.payload))
+    room.deliver(confirmations)
+    assert room.server.survivors == CLIENTS
+    for name, array in exact_sum(SESSION, CLIENTS, "round 1").items():
+        np.testing.assert_array_equal(room.server.decode(name), array)
 
 
 def test_values_are_asked_for_when_their_sum_runs_and_may_be_given_before() -> None:
@@ -307,6 +356,31 @@ def test_two_sessions_do_not_both_open_the_same_values_whichever_took_them_first
     reply = second.shard(1)
     assert isinstance(reply, Refused)
     assert reply.check == "V34"
+
+
+def test_a_client_that_is_held_back_in_one_sum_takes_part_in_the_next() -> None:
+    """Its values were opened in another session when some had left: V34 keeps it from opening them, and no more."""
+    stores = {client: MemoryStore() for client in CLIENTS}
+    first, second = nodes(stores=stores), nodes(OTHER, stores={1: stores[1]})
+    for room in (first, second):
+        room.set_up()
+    second.start_sum()
+    second.upload(1)
+    first.whole_sum()
+    events: list[object] = []
+    for client in CLIENTS[1:]:
+        second.give(client)
+        events += second.hand_in(client, second.shard(client))
+    held = [second.tell(1, event.payload) for event in events if event.client_id == 1]  # type: ignore[attr-defined]
+    assert [reply.check for reply in held] == ["V34"]  # type: ignore[union-attr]
+    second.deliver(events, without=(1,))
+    second.deliver(second.server.close_phase(), without=(1,))
+    assert second.server.survivors == CLIENTS
+    second.told[1] = second.nodes[1]._received
+    second.start_sum()
+    for client in CLIENTS:
+        second.upload(client, 1)
+    assert second.server.survivors == CLIENTS
 
 
 def test_zeros_may_come_again() -> None:

@@ -170,6 +170,17 @@ def test_nobody_at_all_is_an_abort() -> None:
         over(MemoryHost({})).run()
 
 
+@pytest.mark.parametrize("number", range(HELLO, END + 1))
+@pytest.mark.parametrize("fault", [Fault.REQUEST_GARBLED, Fault.BEGINNING_GARBLED, Fault.MADE_UP])
+def test_a_request_that_was_changed_on_the_way_costs_nobody_a_sum(fault: Fault, number: int) -> None:
+    session = made_session(3)  # of whom none may leave
+    host = MemoryHost(made_nodes(session), at("node 1", number, fault))
+    secure_sum = over(host, session)
+    for name in ("round 1", "round 2"):
+        is_exact(secure_sum.run(name), (1, 2, 3), session)
+    assert host.now < 30
+
+
 def test_values_that_are_refused_cost_a_client_that_sum_and_no_waiting() -> None:
     nodes = made_nodes(SESSION)
 
@@ -187,7 +198,7 @@ def test_values_that_are_refused_cost_a_client_that_sum_and_no_waiting() -> None
     host = MemoryHost(nodes)
     secure_sum = over(host, tell=said.append)
     is_exact(secure_sum.run(), CLIENTS[:3])
-    assert host.now < 1
+    assert host.now < 10
     assert any("client 4 refuses: values refused" in words for words in said)
     is_exact(secure_sum.run(), CLIENTS)
 
