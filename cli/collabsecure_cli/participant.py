@@ -45,6 +45,7 @@ from collabsecure_protocols.upload import Encrypt
 
 _STATE = "client"
 _TRIES = 5  # to get a message whose bytes arrive damaged
+_MESSAGES, _MESSAGES_EACH = 3, 4  # from the server to a client: in a session, and in each of its sums
 _BYTES_AT_ONCE = 8 << 20  # of chunks are remembered with one write to the disk
 _OFFSETS_WITHOUT_PROGRESS = 20
 
@@ -107,6 +108,7 @@ class Participant:
         self._folder, self._progress, self._masking = folder, progress, masking or Masking()
         self._tensors = TensorFiles(folder)
         self._received = 0  # messages taken from the aggregator
+        self._sat_out = b""  # the last that this client's policy would not let it take
         self._survivors: dict[int, tuple[int, ...]] = {}  # sum → whose input is in it
         ledger.refuse_repeats(self._session.transcript, contribution.edits, results.agreement.layers)
         saved = folder.read(_STATE)
@@ -171,6 +173,7 @@ class Participant:
         self._forget_statistics()
         if self.state is ClientState.ABORTED:
             raise NoResultForUs(f"the session was aborted. {self._what_is_open()}")
+        self._find_place()
         self._act(events)
         if self.state is ClientState.CONTRIBUTING:
             self._contribute()
@@ -182,7 +185,7 @@ class Participant:
         """Take the next message; what has become of it is on the disk when this returns."""
         for left in reversed(range(_TRIES)):
             try:
-                payload = self._connection.message(self._received)
+                payload = self._brought()
                 events: Sequence[ClientEvent] = self._client.receive(payload)
                 break
             except Refused as error:
@@ -191,7 +194,7 @@ class Participant:
                 raise
             except PolicyRefusal as error:
                 self._progress.say(f"Sitting this out: {error}")
-                events = ()
+                events, self._sat_out = (), payload
                 break
             except RemoteProtocolError:
                 if not left:
@@ -202,6 +205,27 @@ class Participant:
                 self._survivors[event.sum_index] = event.survivors
         self._save()
         return events
+
+    def _brought(self) -> bytes:
+        """What is brought as the next message; not the last one once more, after which a real one would be missed."""
+        payload = self._connection.message(self._received)
+        if self._client.has_received(payload) or payload == self._sat_out:
+            raise RemoteProtocolError(f"the message before came again as number {self._received}", check="V04")
+        return payload
+
+    def _find_place(self) -> None:
+        """After a restart: which message is next. None says its number; who carried one may have given it another's."""
+        if self.state is ClientState.FINISHED or self._received == 0:
+            return
+        most = _MESSAGES + _MESSAGES_EACH * len(self._session.sums)
+        for number in (self._received - 1, *range(most)):
+            try:
+                is_last = self._client.has_received(self._connection.message(number))
+            except (Refused, RemoteProtocolError):  # as none that was accepted is
+                continue
+            if is_last:
+                self._received = number + 1
+                return
 
     def _act(self, events: Sequence[ClientEvent]) -> None:
         for event in events:

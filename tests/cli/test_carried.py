@@ -233,6 +233,36 @@ def test_lies_are_refused_and_an_honest_carrier_goes_on(network, tmp_path, lie, 
         others.result()
 
 
+@pytest.mark.parametrize("number", [1, 4])
+@pytest.mark.parametrize("times", [1, 100])
+def test_a_message_that_comes_again_as_the_next_is_not_counted(network, tmp_path, monkeypatch, number, times):
+    """Else the client would pass over a real one, and never be in step again."""
+    monkeypatch.setattr("collabsecure_cli.connection._FIRST_PAUSE", 0.001)
+    before, lies = {}, []
+
+    def tamper(call, answer):
+        if call.target.endswith(f"messages/{number - 1}") and answer.status == 200:
+            before["body"] = answer.body
+        elif call.target.endswith(f"messages/{number}") and len(lies) < times:
+            lies.append(call)
+            return Answer(number=call.number, status=200, body=before["body"])
+        return answer
+
+    with aggregating(LIGHT, tmp_path / "server", poll_seconds=3.0) as server, ThreadPoolExecutor(2) as pool:
+        others = pool.submit(take_part, LIGHT, server.url, tmp_path, clients=OTHERS)
+        for tampering in (tamper, None) if times > 1 else (tamper,):
+            mailbox = mailbox_of(LIGHT, ME)
+            how = {"tamper": tampering} if tampering else {}
+            with carrying(Carrier(url=server.url, transcript=TRANSCRIPT, end=mailbox.answer, **how)):
+                if tampering and times > 1:
+                    with pytest.raises(RemoteProtocolError, match=f"came again as number {number}"):
+                        carried(LIGHT, ME, tmp_path / "me", mailbox, patience=5.0)
+                else:
+                    same(carried(LIGHT, ME, tmp_path / "me", mailbox), network[ME])
+        others.result()
+    assert lies
+
+
 # One exchange
 
 

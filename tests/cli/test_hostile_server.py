@@ -52,9 +52,28 @@ def test_message_that_stays_damaged_is_refused_and_nothing_is_lost_by_it(wire, t
         assert is_right(part.given)
 
 
-def test_repeated_messages_change_nothing_and_swapped_ones_are_refused(wire, tmp_path):
+def test_messages_under_the_next_number_are_refused_and_the_right_ones_taken_afterwards(wire, tmp_path):
     honest = wire.message
     wire.message = lambda number: honest(number // 2)
+    with part_of(wire, tmp_path / "me") as part, pytest.raises(RemoteProtocolError, match="came again as number 1"):
+        part.run()
+    wire.message = honest
+    with part_of(wire, tmp_path / "me") as part:
+        part.run()
+        assert is_right(part.given)
+
+
+@pytest.mark.parametrize("counted", [1, 3])
+def test_after_a_restart_a_client_finds_its_place_whatever_it_has_counted(wire, tmp_path, counted):
+    honest = wire.message
+    wire.message = lambda number: honest(number)[:-1] + b"x" if number == 2 else honest(number)
+    with part_of(wire, tmp_path / "me") as part:
+        with pytest.raises(RemoteProtocolError, match="V06"):
+            part.run()
+        assert part.participant._received == 2
+        part.participant._received = counted
+        part.participant._save()
+    wire.message = honest
     with part_of(wire, tmp_path / "me") as part:
         part.run()
         assert is_right(part.given)
