@@ -5,6 +5,7 @@ Key, policy, model and edits, or a sum's values, stay in this process and its st
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 import click
 
 from collabsecure.agreement import FORMAT
-from collabsecure.errors import BadSession
+from collabsecure.errors import BadSession, CollabsecureError
 from collabsecure_cli.config import emit
 from collabsecure_cli.durations import in_words
 from collabsecure_cli.endpoints import ServerChoice, taken_choice, with_server_options
@@ -46,7 +47,8 @@ class SocketChoice:
     def ready(self, session: Session, identity: Identity) -> Iterator[Callable[[], "Connection"]]:
         """Listen for an editing session until the block ends; what connects to its aggregator by way of the socket.
 
-        At the end the coordinating end is told that this client is done, if it asks within a minute.
+        Before anything is computed, one signed request goes out, by which the coordinating end knows whose node this
+        is, and waits for it. At the end it is told that this client is done, if it asks within a minute.
 
         Raises:
             BadFile: the socket cannot be there.
@@ -56,11 +58,16 @@ class SocketChoice:
 
         mailbox = Mailbox(session, identity)
 
-        def connect() -> CarriedConnection:
-            return CarriedConnection(mailbox, session, identity, patience=self.patience, tell=say)
+        def connect(tell: Callable[[str], None] = say) -> CarriedConnection:
+            return CarriedConnection(mailbox, session, identity, patience=self.patience, tell=tell)
+
+        def greet() -> None:
+            with closing(connect(lambda _: None)) as connection, suppress(CollabsecureError):
+                connection.offset(0)
 
         with _terminating(), listening(self.path, DaemonApi(session, mailbox).app):
             say(f"Listening on {self.path}")
+            threading.Thread(target=greet, name="greeting", daemon=True).start()
             try:
                 try:
                     yield connect

@@ -51,6 +51,7 @@ OVER = "OVER"  # the check of the refusal by which a daemon says that its client
 
 _LOOK = 1.0  # seconds between two looks at which nodes there are
 _NUMBERS = 1 << 32
+_MOST_AROUND = 4096  # bytes of a request beside its body: target, headers
 _MOST_TOLD = 20  # different things that are told of one node
 
 
@@ -157,7 +158,7 @@ class Tunnel:
 
     def _ask(self, node: Node, line: Line) -> None:
         """Send a node its answers, and ask for more, if it has nothing else to do."""
-        if line.asked or line.calls or line.is_over or line.due > time.monotonic():
+        if line.asked or line.calls or line.due > time.monotonic():
             return
         request: Request = Hello(transcript=self._session.transcript)
         if line.client:
@@ -182,6 +183,7 @@ class Tunnel:
             self._introduce(arrived.node, line, reply)
         elif isinstance(reply, Refused) and reply.check == OVER:
             line.is_over, line.has_place = True, False
+            line.due = time.monotonic() + LONGEST_PAUSE  # its daemon may be started again, and then have more to ask
             line.connection.hang_up()
             line.tell(f"Node {said(arrived.node)}: client {line.client} is done: {reply.reason}")
         elif isinstance(reply, Refused):
@@ -189,6 +191,7 @@ class Tunnel:
             line.client, line.is_proven, line.has_place, line.answers = 0, False, False, ()
             line.put_off()
         else:  # it has the answers
+            line.is_over = False
             line.number, line.answers = (line.number + 1) % _NUMBERS, ()
             payloads = reply.payloads if isinstance(reply, Ready) else ()
             line.calls = self._calls(payloads if line.is_proven else payloads[:1])
@@ -203,10 +206,9 @@ class Tunnel:
         """Those that are any, none of which is longer than the API has."""
         calls = []
         for payload in payloads:
-            with suppress(BadExchange):
-                call = Call.decode(payload)
-                if len(call.body) <= self._aggregator.longest:
-                    calls.append(call)
+            if len(payload) <= self._aggregator.longest + _MOST_AROUND:
+                with suppress(BadExchange):
+                    calls.append(Call.decode(payload))
         return tuple(calls)
 
     def _read(self, arrived: Arrived, line: Line) -> Reply | None:

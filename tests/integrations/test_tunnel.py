@@ -320,6 +320,37 @@ def test_a_node_that_has_proven_nothing_does_not_keep_it_running(lie: Reply) -> 
     assert 2 < time.monotonic() - started < 6
 
 
+def test_a_daemon_that_was_done_and_is_started_again_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that somebody told in the aggregator's name that all is over, for instance."""
+    monkeypatch.setattr(tunnel, "LONGEST_PAUSE", 0.2)
+
+    class Restarted(Asking):
+        def reply(self, request: Request) -> Reply:
+            reply = super().reply(request)
+            if reply == DONE and len(self.rounds) == 1:
+                self.rounds.append([call(2)])
+            return reply
+
+    with aggregator() as (url, seen):
+        assert carry(url, Restarted(1, [call(1)]), Idle(2, [call(1, client=2)], [call(2, client=2)])) == ALL_DONE
+    assert [asked.target for asked in seen].count(call(1).target) == 2
+
+
+def test_of_a_request_that_is_too_long_in_any_part_nothing_is_kept() -> None:
+    """Nobody's headers and target are as long as a body may be."""
+    long = call(1, "x" * (tunnel._MOST_AROUND + (4 << 20)))
+    node = says(1, Ready(payloads=(long.encode(),)))
+    host = ThreadedHost({"node": node})
+    with aggregator() as (url, _):
+        carrying = Tunnel(host, url, session=SESSION, patience=1.0)
+        with pytest.raises(NoAggregator):
+            carrying._aggregator.look = lambda: None  # type: ignore[method-assign]
+            carrying.run()
+    (line,) = carrying._lines.values()
+    assert line.client == 1
+    assert line.calls == ()
+
+
 def test_forgers_do_not_make_the_aggregator_deaf_to_clients(monkeypatch) -> None:
     """It hears nobody any more from an address where too many are refused, and all come from here."""
     monkeypatch.setattr(turns, "LONGEST_PAUSE", 0.05)
