@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote
@@ -23,10 +23,10 @@ from urllib.parse import unquote
 import numpy as np
 from numpy.typing import NDArray
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from collabsecure.errors import CollabsecureError
 from collabsecure.integrations.exchange import HEAD_BYTES, SHARD_BYTES, BadExchange, Hello, encode, head
@@ -43,11 +43,12 @@ from collabsecure_protocols.keys import SIGNATURE_BYTES
 
 MOST_BYTES = 2 * SHARD_BYTES  # of one request
 _PIECE_BYTES = 1 << 20
-_AT_ONCE = 2  # requests of which more than the headers is in memory
+_AT_ONCE = 2  # requests of which more than the headers is in memory, or the reply
+_REPLY_SECONDS, _LEAST_PER_SECOND = 60.0, 1 << 20  # for a reply to go out; and bytes
 _NONE_TAKEN = "found values; expected none: here they come from this node's owner alone"
 _ONCE = (MessageType.KEY_DIRECTORY, MessageType.DELIVER_SHARES, MessageType.ABORT)
 _EACH_SUM = (MessageType.START_SUM, MessageType.SURVIVORS, MessageType.CONFIRMATIONS, MessageType.FINISH_SUM)
-_LIMITS = Limits(max_connections=16, max_connections_per_address=16)
+_LIMITS = Limits(max_connections=16, max_connections_per_address=16, body_seconds=60.0)
 
 
 class Exchanging(Protocol):
@@ -95,14 +96,14 @@ class DaemonApi:
 
     async def _exchange(self, request: Request) -> Response:
         try:
-            async with self._places:
+            async with AsyncExitStack() as held:
+                await held.enter_async_context(self._places)
                 body = await self._body(request)
                 async with self._one_at_a_time:  # one that is repeated meanwhile gets its answer afterwards
                     if self.failure is not None:  # what is known may be ahead of the disk
                         raise self.failure
                     reply = await asyncio.to_thread(self._answering.answer, body)
-            headers = {"Content-Length": str(len(reply)), "Connection": "close"}  # the body may be unread
-            return StreamingResponse(_pieces(reply), media_type=BINARY, headers=headers)
+                return _Reply(reply, held.pop_all())
         except ValuesNeeded as needed:
             return as_json({"sum": needed.sum_name}, status=428)
         except (BadExchange, TooLong) as error:
@@ -163,6 +164,24 @@ def longest_of_sums(session: Session) -> int:
     once = sum(around + max_body(session, kind) for kind in _ONCE)
     each = sum(around + max_body(session, kind) for kind in _EACH_SUM)
     return min(MOST_BYTES, HEAD_BYTES + 8 + once + len(session.sums) * each)
+
+
+class _Reply(StreamingResponse):
+    """A reply. There are as few in memory at a time as requests: it has its place until it is out."""
+
+    def __init__(self, reply: bytes, held: AsyncExitStack) -> None:
+        headers = {"Content-Length": str(len(reply)), "Connection": "close"}  # the request's body may be unread
+        super().__init__(_pieces(reply), media_type=BINARY, headers=headers)
+        self._held, self._seconds = held, _REPLY_SECONDS + len(reply) / _LEAST_PER_SECOND
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it, to whoever takes it in a time."""
+        async with self._held:
+            try:
+                async with asyncio.timeout(self._seconds):
+                    await super().__call__(scope, receive, send)
+            except TimeoutError as error:
+                raise ClientDisconnect from error
 
 
 async def _pieces(reply: bytes) -> AsyncIterator[bytes]:

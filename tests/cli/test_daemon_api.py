@@ -38,6 +38,7 @@ from collabsecure.integrations.stores import FolderStore, MemoryStore
 from collabsecure.integrations.sums import SecureSum
 from collabsecure_cli import daemon_api
 from collabsecure_cli.carried import OVER
+from collabsecure_cli.daemon import SocketChoice
 from collabsecure_cli.daemon_api import DaemonApi, listening
 from collabsecure_protocols import Policy, ValueRefused
 from collabsecure_protocols.envelope import MessageType
@@ -285,6 +286,28 @@ def test_two_bodies_at_a_time_are_in_memory(socket_folder, monkeypatch):
     assert (len(most), max(most)) == (8, 2)
 
 
+def test_replies_that_nobody_takes_are_few_and_make_room_after_a_while(socket_folder, monkeypatch):
+    monkeypatch.setattr(daemon_api, "_REPLY_SECONDS", 1.0)
+    asked = []
+
+    class Long:
+        def answer(self, request):
+            asked.append(request)
+            return bytes(16 << 20) if len(asked) < 6 else b"short"
+
+    greeting = encode(Hello(transcript=LIGHT.session.transcript))
+    monkeypatch.setattr(daemon_api, "_LEAST_PER_SECOND", 1 << 30)
+    with daemon(socket_folder, Long()), ExitStack() as peers:
+        for _ in range(5):
+            peer = peers.enter_context(socket.socket(socket.AF_UNIX))
+            peer.connect(str(socket_folder / "s"))
+            peer.sendall(b"POST /exchange HTTP/1.1\r\nHost: x\r\nContent-Length: 34\r\n\r\n" + greeting)
+        time.sleep(0.7)
+        assert len(asked) == 2
+        assert Daemon(socket_folder / "s").answer(greeting) == b"short"
+    assert len(asked) == 6
+
+
 @pytest.mark.parametrize("num_clients", [3, 12])
 def test_a_session_of_sums_has_room_for_all_messages_to_a_client_and_for_little_more(socket_folder, num_clients):
     session = made_session(num_clients)
@@ -298,6 +321,24 @@ def test_a_session_of_sums_has_room_for_all_messages_to_a_client_and_for_little_
     with daemon(socket_folder, node(session=session)):
         status, body = ask(socket_folder, "POST", "/exchange", bytes(longest + 1))
         assert (status, b"more than" in body) == (400, True)
+
+
+def test_whose_daemon_it_is_is_signed_for_before_anything_is_computed(socket_folder, tmp_path):
+    """A tunnel ends when it has heard of a client nothing that this signed, while others are done."""
+    with (
+        pytest.raises(KeyboardInterrupt),  # else the end of the block would be told, and waited for
+        aggregating(LIGHT, tmp_path / "server") as server,
+        SocketChoice(path=socket_folder / "s", patience=30.0).ready(LIGHT.session, LIGHT.identities[1]),
+    ):
+        carrier = Carrier(url=server.url, transcript=LIGHT.session.transcript, end=Daemon(socket_folder / "s").answer)
+        with carrying(carrier):
+            ends = time.monotonic() + 20
+            while sum(map(len, carrier.rounds)) < 1 and time.monotonic() < ends:
+                time.sleep(0.05)
+        (call,) = carrier.rounds[0]
+        assert (call.method, call.target.rsplit("/", 2)[1:]) == ("HEAD", ["sums", "0"])
+        assert carrier.ask(call).status in (409, 410)  # as who signs may hear: turns._LATE
+        raise KeyboardInterrupt
 
 
 def test_an_editing_session_takes_no_values(socket_folder):
