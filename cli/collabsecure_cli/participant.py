@@ -15,12 +15,12 @@ import numpy as np
 from jaxtyping import Float64
 
 from collabsecure.errors import BadFile
-from collabsecure.links import delta_digest
-from collabsecure_cli.answers import NoResultForUs, OtherOffset, Refused, signed_digest, survivors_in
+from collabsecure_cli.answers import NoResultForUs, OtherOffset, Refused, survivors_in
 from collabsecure_cli.connection import Connection
+from collabsecure_cli.downloads import download
 from collabsecure_cli.folder import StateFolder
 from collabsecure_cli.ledger import EditLedger, contributed
-from collabsecure_cli.results import Results, is_signed
+from collabsecure_cli.results import Results
 from collabsecure_cli.saved import Saved
 from collabsecure_cli.tensor_files import TensorFiles
 from collabsecure_cli.uploads import boundaries
@@ -319,47 +319,10 @@ class Participant:
         for index in range(before):
             if self.results.has(index):
                 continue
-            answer, digests = self._signed_result(index)
-            deltas = {layer: self._delta(layer, digest) for layer, digest in digests.items()}
+            deltas, answer = download(self._connection, self.results, index)
             self._contribution.apply(deltas)
             survivors = self._survivors.get(index) or survivors_in(answer, self._session)
             self.results.keep(index, deltas, survivors)
-
-    def _result(self, index: int) -> Mapping[str, object]:
-        try:
-            return self._connection.result(index)
-        except Refused as error:
-            if error.is_over:
-                raise NoResultForUs(str(error)) from error
-            raise
-
-    def _signed_result(self, index: int) -> tuple[Mapping[str, object], dict[int, bytes]]:
-        """What the aggregator says of a sum, and the digest of each layer's Δ under the server's signature."""
-        for left in reversed(range(_TRIES)):
-            try:
-                answer = self._result(index)
-                digests = {layer: self._digest(layer, answer) for layer in self.results.layers_of(index)}
-            except (Refused, RemoteProtocolError):  # its bytes may have arrived damaged
-                if not left:
-                    raise
-            else:
-                return answer, digests
-        raise AssertionError("tries end by returning or raising")
-
-    def _digest(self, layer: int, answer: Mapping[str, object]) -> bytes:
-        digest, signature = signed_digest(layer, answer)
-        if not is_signed(self._session, layer, digest, signature):
-            raise RemoteProtocolError(f"the update of layer {layer} is not signed by the server", check="RESULT")
-        return digest
-
-    def _delta(self, layer: int, digest: bytes) -> Float64[np.ndarray, "d_out d_in"]:
-        shape = self.results.shape(layer)
-        for _ in range(_TRIES):
-            data = self._connection.layer(layer, 8 * shape[0] * shape[1])
-            delta = np.frombuffer(data, "<f8").reshape(shape).astype(np.float64, copy=False)
-            if delta_digest(layer, delta) == digest:
-                return delta
-        raise RemoteProtocolError(f"the update of layer {layer} is not the one that was signed", check="RESULT")
 
     def _save(self) -> None:
         """The edits' ledger, then the state, then the protocol's ledger.
