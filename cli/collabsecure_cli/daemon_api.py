@@ -29,10 +29,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from collabsecure.errors import CollabsecureError
+from collabsecure.integrations.arrays import refuse_shape
 from collabsecure.integrations.exchange import HEAD_BYTES, SHARD_BYTES, BadExchange, Hello, encode, head
 from collabsecure.integrations.host import ValuesNeeded
 from collabsecure.integrations.node import SumNode
-from collabsecure.integrations.relay import LINK_HEADER
+from collabsecure.integrations.relay import LINK_HEADER, SHAPE_HEADER
 from collabsecure_cli.daemon_socket import private_socket
 from collabsecure_cli.requests import BINARY, TooLong, as_json, problem
 from collabsecure_cli.serving import Limits, serve_on
@@ -134,8 +135,9 @@ class DaemonApi:
             if node is None:  # said before anything is looked at
                 raise _NoValues(_NONE_TAKEN)  # noqa: TRY301
             sum_name, tensor = _names(request)
+            refuse_shape(node.tensor(sum_name, tensor), shape := _shape(request.headers.get(SHAPE_HEADER)))
             async with self._places:
-                values = await _numbers(request, _size(node, sum_name, tensor))
+                values = (await _numbers(request, math.prod(shape))).reshape(shape)
                 if self.failure is not None:
                     raise self.failure
                 link = _link(request.headers.get(LINK_HEADER))
@@ -203,15 +205,6 @@ def _names(request: Request) -> tuple[str, str]:
     return sum_name, tensor
 
 
-def _size(node: SumNode, sum_name: str, tensor: str) -> int:
-    """How many numbers an array has."""
-    for spec in node.session.sums:
-        for found in spec.tensors:
-            if (spec.name, found.name) == (sum_name, tensor):
-                return math.prod(found.shape)
-    raise _NoValues(f"found values of {tensor!r} in sum {sum_name!r}; expected an array of the session's")
-
-
 async def _numbers(request: Request, count: int) -> NDArray[np.float64]:
     """So many numbers, given up as soon as there are more."""
     values = np.empty(count, "<f8")
@@ -224,6 +217,12 @@ async def _numbers(request: Request, count: int) -> NDArray[np.float64]:
     if at < len(into):
         raise _NoValues(f"found {at} bytes; expected {len(into)}, {count} float64")
     return values
+
+
+def _shape(text: str | None) -> tuple[int, ...]:
+    if text is None or re.fullmatch("([0-9]{1,19}(,[0-9]{1,19}){0,63})?", text) is None:
+        raise _NoValues(f"{SHAPE_HEADER}: found {text and text[:80]!r}; expected the array's shape, such as 768,3072")
+    return tuple(map(int, text.split(","))) if text else ()
 
 
 def _link(text: str | None) -> bytes:

@@ -75,11 +75,17 @@ def respond(side: Answering, request: bytes, values: Values | None = None) -> by
 
     Raises:
         ValuesNeeded: they are, and there is nobody to ask.
+        TypeError: `values` returns no mapping.
     """
     try:
         return side.answer(request)
-    except ValuesNeeded as needed:
+    except ValuesNeeded as error:
         if values is None:
             raise
-        side.give(needed.sum_name, values(needed.sum_name))
-        return side.answer(request)
+        needed = error.sum_name
+    given: object = values(needed)
+    if not isinstance(given, Mapping):
+        what = type(given).__name__
+        raise TypeError(f"values of sum {needed!r}: found {what}; expected a mapping of array names to NumPy arrays")
+    side.give(needed, given)
+    return side.answer(request)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collabsecure.errors import BadSession
+from collabsecure.integrations.arrays import checked
 from collabsecure.integrations.exchange import (
     MOST_PARTS,
     SHARD_BYTES,
@@ -46,16 +47,13 @@ from collabsecure_protocols import (
 )
 from collabsecure_protocols.client_state import NO_LINK
 from collabsecure_protocols.envelope import MessageType
-from collabsecure_protocols.fixedpoint import Encoder
 from collabsecure_protocols.keys import Rng
-from collabsecure_protocols.tensors import CHUNK_VALUES
 from collabsecure_protocols.wire import Writer
 
 _LEDGER = "sums-ledger"
 _OVER = (ClientState.FINISHED, ClientState.ABORTED)
 _ZEROS = bytes(32)  # in the place of a digest
 _OPENING = tuple(bytes([kind]) for kind in (MessageType.SURVIVORS, MessageType.CONFIRMATIONS))  # after its version
-_EXACT = 1 << 53  # integers beyond have no float64
 
 
 class SumNode:
@@ -152,8 +150,7 @@ class SumNode:
                 raise ValueRefused(  # whether they are the same could try until they are
                     tensor_name, f"V33: values of sum {sum_name!r} have left; no others are taken, nor the same again"
                 )
-            spec = self.session.sums[index].tensors[number]
-            array = _checked(spec, values)
+            array = checked(self.session.sums[index].tensors[number], values)
             digest = hashlib.sha256(array.data).digest() if array.any() else _ZEROS
             given = self._given.get(index) or Given()
             if given.tensors.get(number) != digest or given.link != link:
@@ -173,6 +170,18 @@ class SumNode:
                 self._save()
             return self._missing(index)
 
+    def tensor(self, sum_name: str, tensor_name: str) -> Tensor:
+        """What the session says of an array.
+
+        Raises:
+            ValueRefused: the sum has none of this name.
+            LocalProtocolError: there is no such sum.
+        """
+        tensors = {tensor.name: tensor for tensor in self.session.sums[self._index(sum_name)].tensors}
+        if tensor_name not in tensors:
+            raise ValueRefused(tensor_name, f"not in sum {sum_name!r}, which has {', '.join(islice(tensors, 20))}")
+        return tensors[tensor_name]
+
     def _refuse_if_broken(self) -> None:
         """What is known here may be ahead of the store, so nothing may follow from it: a new node goes on there."""
         if self._broken is not None:
@@ -186,12 +195,10 @@ class SumNode:
 
     def _place(self, sum_name: str, tensor_name: str) -> tuple[int, int]:
         index = self._index(sum_name)
-        names = [tensor.name for tensor in self.session.sums[index].tensors]
-        if tensor_name not in names:
-            raise ValueRefused(tensor_name, f"not in sum {sum_name!r}, which has {', '.join(names[:20])}")
+        number = self.session.sums[index].tensors.index(self.tensor(sum_name, tensor_name))
         if index not in self._open_sums():
             raise ValueRefused(tensor_name, f"sum {sum_name!r} is over for this client")
-        return index, names.index(tensor_name)
+        return index, number
 
     def _open_sums(self) -> range:
         """The sums to which values may still be wanted."""
@@ -360,18 +367,3 @@ class SumNode:
 
     def _file(self, index: int, number: int) -> str:
         return f"{self._prefix}-{index}-{number}"
-
-
-def _checked(tensor: Tensor, values: NDArray[np.generic]) -> NDArray[np.float64]:
-    """The array as it is kept, if a client may contribute it."""
-    if values.dtype.kind not in "fiub":
-        raise ValueRefused(tensor.name, f"expected real numbers, found {values.dtype}")
-    if values.dtype.kind in "iu" and values.size and not -_EXACT <= values.min() <= values.max() <= _EXACT:
-        raise ValueRefused(tensor.name, "integers beyond 2^53 have no float64; found some")
-    if values.shape not in (tensor.shape, (np.prod(tensor.shape),)):
-        raise ValueRefused(tensor.name, f"expected shape {tensor.shape}, found {values.shape}")
-    array = np.ascontiguousarray(values, "<f8").reshape(tensor.shape)
-    encoder, ring = Encoder(tensor, array), np.empty(min(tensor.num_values, CHUNK_VALUES), np.uint64)
-    for start in range(0, tensor.num_values, CHUNK_VALUES):
-        encoder.encode_into(start, ring[: min(CHUNK_VALUES, tensor.num_values - start)])  # raises what is out of range
-    return array

@@ -8,7 +8,8 @@ The daemon is `collabsecure client --daemon --socket PATH`; what it listens to i
     PUT /values/{sum}/{tensor}   float64, little-endian, in the array's order → 200, {"missing": [tensors]}
                                  → 422, {"error": why these values are refused}
 
-Names are percent-encoded. Beside values, a `Collabsecure-Link` header has 64 hex digits: what their sum follows.
+Names are percent-encoded. Beside values, a `Collabsecure-Shape` header has the array's shape, as in `768,3072`, and a
+`Collabsecure-Link` header may have 64 hex digits: what their sum follows.
 """
 
 import http.client
@@ -26,12 +27,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collabsecure.errors import CollabsecureError
+from collabsecure.integrations.arrays import real
 from collabsecure.integrations.exchange import BadExchange
 from collabsecure.integrations.host import ValuesNeeded
 from collabsecure_protocols import ValueRefused
 from collabsecure_protocols.client_state import NO_LINK
 
-LINK_HEADER = "Collabsecure-Link"
+SHAPE_HEADER, LINK_HEADER = "Collabsecure-Shape", "Collabsecure-Link"
 _SECONDS = 600.0  # masking a shard takes seconds; what takes longer, the daemon answers with WAIT
 _CREDENTIALS = struct.Struct("iII")  # process, user, group
 _PIECE_VALUES = 1 << 20  # converted and sent at a time
@@ -75,11 +77,9 @@ class Daemon:
             NoDaemon: there is none.
         """
         missing: list[object] = []
-        for name, array in values.items():
-            if array.dtype.kind not in "fiub":
-                raise ValueRefused(name, f"expected real numbers, found {array.dtype}")
+        for name, array in [(name, real(name, array)) for name, array in values.items()]:
             target = f"/values/{quote(sum_name, safe='')}/{quote(name, safe='')}"
-            headers = {} if link == NO_LINK else {LINK_HEADER: link.hex()}
+            headers = {SHAPE_HEADER: ",".join(map(str, array.shape)), LINK_HEADER: link.hex()}
             status, body = self._ask("PUT", target, _pieces(array), 8 * array.size, headers)
             if status == HTTPStatus.UNPROCESSABLE_ENTITY:
                 reason = str(self._said(body, "error"))

@@ -32,7 +32,7 @@ from collabsecure.integrations.exchange import (
 )
 from collabsecure.integrations.host import ValuesNeeded, respond
 from collabsecure.integrations.node import SumNode
-from collabsecure.integrations.relay import LINK_HEADER, Daemon, NoDaemon
+from collabsecure.integrations.relay import LINK_HEADER, SHAPE_HEADER, Daemon, NoDaemon
 from collabsecure.integrations.sessions import Summand
 from collabsecure.integrations.stores import FolderStore, MemoryStore
 from collabsecure.integrations.sums import SecureSum
@@ -194,20 +194,25 @@ def test_names_may_be_of_any_characters(socket_folder, sum_name):
     assert answering._missing(0) == ()
 
 
+WEIGHTS, FLAT, EXAMPLES = ([f"{SHAPE_HEADER}: {shape}"] for shape in ("3,5", "15", "1"))
 REFUSED = {  # method, target, body, more headers → status, part of what is said
     "no request": (("POST", "/exchange", b"nonsense"), 400, "not a request"),
     "nothing": (("POST", "/exchange", b""), 400, "not a request"),
     "wrong method": (("GET", "/exchange"), 405, ""),
     "wrong path": (("POST", "/etc/passwd"), 404, ""),
     "path upwards": (("PUT", "/values/../../x", b""), 422, "another path"),
-    "too few values": (("PUT", "/values/round%201/weights", bytes(8)), 422, "found 8 bytes; expected 120"),
-    "too many values": (("PUT", "/values/round%201/weights", bytes(128)), 422, "found more than 120 bytes"),
-    "no such sum": (("PUT", "/values/round%209/weights", bytes(120)), 422, "expected an array of the session's"),
-    "no such array": (("PUT", "/values/round%201/wei", bytes(120)), 422, "expected an array of the session's"),
-    "no UTF-8": (("PUT", "/values/%FF%FE/weights", bytes(120)), 422, "expected an array of the session's"),
-    "not finite": (("PUT", "/values/round%201/weights", b"\xff" * 120), 422, "weights"),
-    "out of range": (("PUT", "/values/round%201/examples", np.array([1e9]).tobytes()), 422, "examples"),
-    "no link": (("PUT", "/values/round%201/weights", bytes(120), [f"{LINK_HEADER}: zz"]), 422, "64 hex digits"),
+    "too few values": (("PUT", "/values/round%201/weights", bytes(8), WEIGHTS), 422, "found 8 bytes; expected 120"),
+    "too many values": (("PUT", "/values/round%201/weights", bytes(128), FLAT), 422, "found more than 120 bytes"),
+    "no such sum": (("PUT", "/values/round%209/weights", bytes(120), WEIGHTS), 422, "expected one of round 1"),
+    "no such array": (("PUT", "/values/round%201/wei", bytes(120), WEIGHTS), 422, "which has weights, examples"),
+    "no UTF-8": (("PUT", "/values/%FF%FE/weights", bytes(120), WEIGHTS), 422, "expected one of round 1"),
+    "not finite": (("PUT", "/values/round%201/weights", b"\xff" * 120, WEIGHTS), 422, "weights"),
+    "out of range": (("PUT", "/values/round%201/examples", np.array([1e9]).tobytes(), EXAMPLES), 422, "examples"),
+    "no shape": (("PUT", "/values/round%201/weights", bytes(120)), 422, "expected the array's shape"),
+    "nothing of a shape": (("PUT", "/values/round%201/weights", bytes(120), [f"{SHAPE_HEADER}: 3x5"]), 422, "'3x5'"),
+    "another shape": (("PUT", "/values/round%201/weights", bytes(120), [f"{SHAPE_HEADER}: 5,3"]), 422, "found (5, 3)"),
+    "no axes": (("PUT", "/values/round%201/examples", bytes(8), [f"{SHAPE_HEADER}:"]), 422, "found ()"),
+    "no link": (("PUT", "/values/round%201/weights", bytes(120), [*WEIGHTS, f"{LINK_HEADER}: z"]), 422, "64 hex"),
 }
 
 
@@ -223,6 +228,29 @@ def test_what_is_refused_changes_nothing(socket_folder, case):
             assert said in json.loads(body)["error"]
         assert ask(socket_folder, "GET", "/healthz") == (200, b'{"healthy": true}')
         assert api.failure is None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"weights": np.zeros((5, 3))},
+        {"weights": np.zeros((3, 5, 1))},
+        {"weights": np.full((3, 5), np.nan)},
+        {"weights": np.full((3, 5), 5.0)},
+        {"weights": np.zeros((3, 5), complex)},
+        {"weights": np.full((3, 5), (1 << 53) + 1)},
+        {"examples": np.array(7)},
+        {"other": np.zeros(1)},
+    ],
+    ids=str,
+)
+def test_an_app_hears_of_the_daemon_what_it_would_of_a_node_in_its_own_process(socket_folder, wrong):
+    values = {"weights": np.zeros((3, 5)), "examples": np.zeros(1), **wrong}
+    with pytest.raises(ValueRefused) as here:
+        node().give("round 1", values)
+    with daemon(socket_folder, node()), pytest.raises(ValueRefused) as there:
+        Daemon(socket_folder / "s").give("round 1", values)
+    assert str(there.value) == str(here.value)
 
 
 def test_a_request_that_is_too_long_is_given_up_early(socket_folder, monkeypatch):

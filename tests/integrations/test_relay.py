@@ -15,10 +15,10 @@ import pytest
 from coordinating import Coordinating
 from memory_host import exact_sum, identity, made_session, made_values
 
-from collabsecure.integrations.exchange import BadExchange, Hello, Ready, decode_reply, encode
+from collabsecure.integrations.exchange import BadExchange, Hello, Ready, Shard, decode_reply, encode
 from collabsecure.integrations.host import Answering, ValuesNeeded, respond
 from collabsecure.integrations.node import SumNode
-from collabsecure.integrations.relay import LINK_HEADER, Daemon, NoDaemon
+from collabsecure.integrations.relay import LINK_HEADER, SHAPE_HEADER, Daemon, NoDaemon
 from collabsecure.integrations.sessions import Summand
 from collabsecure.integrations.stores import MemoryStore
 from collabsecure_protocols import Policy, ProtocolError, Session, ValueRefused
@@ -57,7 +57,8 @@ def listening(path: Path, answer: SumNode | bytes) -> Iterator[Daemon]:
 
         def do_PUT(self) -> None:
             assert isinstance(answer, SumNode)
-            values = np.frombuffer(self.rfile.read(int(self.headers["Content-Length"])), "<f8")
+            shape = tuple(map(int, self.headers[SHAPE_HEADER].split(",")))
+            values = np.frombuffer(self.rfile.read(int(self.headers["Content-Length"])), "<f8").reshape(shape)
             sum_name, tensor = map(unquote, self.path.removeprefix("/values/").split("/"))
             link = bytes.fromhex(self.headers.get(LINK_HEADER, NO_LINK.hex()))
             try:
@@ -130,6 +131,7 @@ def test_refusals_come_back_with_the_arrays_name(tmp_path: Path) -> None:
             ({"w/1": np.zeros((2, 3))}, "n", "not given"),
             ({"x": np.zeros(2)}, "x", "not in sum"),
             ({"n": np.array(["9"])}, "n", "real numbers"),
+            ({"w/1": np.zeros((3, 2))}, "w/1", "expected shape"),
         ):
             with pytest.raises(ValueRefused, match=reason) as refused:
                 daemon.give(NAME, values)
@@ -148,6 +150,9 @@ def test_values_needed_and_bad_requests_come_back_as_such(tmp_path: Path) -> Non
         with pytest.raises(ValuesNeeded) as needed:
             room.shard(1)
         assert needed.value.sum_name == NAME
+        request = encode(Shard(transcript=SESSION.transcript, sum_index=0, first=0, count=1))
+        with pytest.raises(TypeError, match="found NoneType; expected a mapping of array names"):
+            respond(daemon, request, lambda _: None)  # type: ignore[arg-type,return-value]
 
 
 def test_no_daemon_and_another_program_are_said_to_be_that(tmp_path: Path) -> None:
