@@ -141,7 +141,11 @@ class Session:
     def id_of(self, public: bytes) -> ClientId:
         """The roster position of an identity key."""
         if public not in self.roster:
-            raise InvalidSession("V31: this identity is not on the session's roster")
+            whose = ", the server's" if public == self.server_key else ""
+            raise InvalidSession(
+                f"V31: found identity ed25519:{public.hex()}{whose}; "
+                f"expected one of the {self.num_clients} clients' on the session's roster"
+            )
         return ClientId(self.roster.index(public) + 1)
 
     @cached_property

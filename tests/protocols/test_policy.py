@@ -110,3 +110,10 @@ def test_one_key_does_not_stand_for_two_clients():  # secagg.md V30: a sybil by 
     for roster in ((*GOOD.roster[:4], GOOD.roster[0]), (*GOOD.roster[:4], GOOD.server_key)):
         with pytest.raises(InvalidSession, match="same identity key"):
             changed(roster=roster)
+
+
+@pytest.mark.parametrize(("name", "whose"), [("server", ", the server's;"), ("stranger", ";")])
+def test_an_identity_off_the_roster_is_told_which_key_it_is(name, whose):  # secagg.md V31
+    party = identity(name)
+    with pytest.raises(InvalidSession, match=f"V31: found identity ed25519:{party.public.hex()}{whose} expected one"):
+        Client(GOOD, party, policy=Policy(), rng=seeded("client 1"))
