@@ -96,7 +96,8 @@ def line_options(command: Callable[Concatenate[ServerChoice | SocketChoice, P], 
     @click.option(
         "--socket",
         type=click.Path(path_type=Path),
-        help="Where --daemon answers: a Unix socket for its owner alone, in a directory that nobody else may write.",
+        help="Where --daemon answers, until nobody asks for as long as --patience: a Unix socket for its owner alone, "
+        "in a directory that nobody else may write.",
     )
     @click.option(
         "--values",
@@ -151,7 +152,9 @@ def take_part_in_sums(line: SocketChoice, session: Session, identity: Identity, 
     with _terminating(), interruptible(state), closing(FolderStore(state)) as store:
         node = SumNode(session, identity, policy=policy, store=store, rng=os.urandom)
         side = DaemonOfSums(node, say, folder=line.values)
-        api = DaemonApi(session, side, longest=longest_of_sums(session), taking=side.takes_values_of)
+        api = DaemonApi(
+            session, side, longest=longest_of_sums(session), taking=side.takes_values_of, tell=side.tell_of_refusals
+        )
         with listening(line.path, api.app):
             say(f"Listening on {line.path}, in {node.state}")
             while not node.is_over:

@@ -14,7 +14,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
@@ -60,12 +60,22 @@ class Exchanging(Protocol):
 
 
 class DaemonApi:
-    """Answers for one client; a request has at most `longest` bytes, and `taking` is who takes values, if anybody."""
+    """Answers for one client; a request has at most `longest` bytes.
+
+    `taking` is who takes values, if anybody, and `tell` is told why some were not taken.
+    """
 
     def __init__(
-        self, session: Session, answering: Exchanging, *, longest: int = MOST_BYTES, taking: SumNode | None = None
+        self,
+        session: Session,
+        answering: Exchanging,
+        *,
+        longest: int = MOST_BYTES,
+        taking: SumNode | None = None,
+        tell: Callable[[str], None] | None = None,
     ) -> None:
         self._session, self._answering, self._longest, self._taking = session, answering, longest, taking
+        self._tell = tell
         self._places, self._one_at_a_time = asyncio.Semaphore(_AT_ONCE), asyncio.Lock()
         self._changed = threading.Condition()
         self._heard = time.monotonic()
@@ -130,6 +140,7 @@ class DaemonApi:
         return bytes(body)
 
     async def _put_values(self, request: Request) -> Response:
+        sum_name = None
         try:
             node = self._taking
             if node is None:  # said before anything is looked at
@@ -143,6 +154,9 @@ class DaemonApi:
                 link = _link(request.headers.get(LINK_HEADER))
                 missing = await asyncio.to_thread(node.put, sum_name, tensor, values, link=link)
         except (LocalProtocolError, _NoValues) as error:
+            if self._tell is not None:
+                of = "" if sum_name is None else f" for sum {sum_name}"
+                self._tell(f"Refused values{of} from the app: {error}")
             return problem(422, str(error), headers={"Connection": "close"})  # its body may be unread
         except CollabsecureError as error:
             self.failure = error

@@ -40,7 +40,7 @@ class DaemonOfSums:
         self._folder = None if folder is None else own_directory(folder)
         self._refused: dict[str, object] = {}  # sum → what tells the refused file from the one in its place
         self._noted: dict[str, str] = {}  # sum → the last that was told of its file
-        self._tell_of_refusals = Telling(tell, most=_MOST_TOLD)
+        self.tell_of_refusals = Telling(tell, most=_MOST_TOLD)
 
     @property
     def takes_values_of(self) -> SumNode | None:
@@ -62,7 +62,7 @@ class DaemonOfSums:
                 raise
             reply = self._node.answer(request) if self._gave(needed.sum_name, self._folder) else encode(Wait())
         if len(reply) <= _LONGEST_REFUSAL and isinstance(found := decode_reply(reply), Refused):
-            self._tell_of_refusals(f"Refused what was asked: {found.reason}")
+            self.tell_of_refusals(f"Refused what was asked: {found.reason}")
         return reply
 
     def _gave(self, sum_name: str, folder: Path) -> bool:

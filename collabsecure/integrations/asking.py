@@ -227,6 +227,8 @@ class Nodes:
         named = reply.payloads if isinstance(reply, Ready) else ()
         client = int.from_bytes(named[0], "big") if len(named) == 1 and len(named[0]) == 2 else 0
         if client not in self._session.client_ids:
+            if isinstance(reply, Refused):
+                self.tell_of(node, f"takes no part: {reply.reason}")
             self._put_off(line)
             return
         line.client, line.due = client, 0.0

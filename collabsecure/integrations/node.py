@@ -307,8 +307,8 @@ class SumNode:
 
     def _why_not_again(self, sum_name: str) -> str:
         return (
-            f"V34: the very same values as for {sum_name!r} were opened in another session; the difference of two sums "
-            "over other cohorts would show them alone"
+            f"V34: all arrays of sum {sum_name!r} are the same as some that were opened in another session; the "
+            "difference of two sums over other cohorts would show them alone"
         )
 
     def _opened_elsewhere(self, index: int) -> bool:

@@ -42,6 +42,7 @@ _MOST_ANSWERS = 8  # messages that a client may have to give in one reply
 _LATE = ("V04", "V08", "V20")  # checks that fail for an answer to what is over
 _LAST_WORD_SECONDS = 30.0  # at a sum's end, for those who answered until then
 _PLACE_SECONDS = 60.0  # without an answer, or a tenth of a phase's: then another may upload as well
+_WORD_AFTER = 15.0  # seconds until a phase tells for whom it waits; then after twice as long each time
 _LONGEST_WAIT = 2.0  # seconds between two looks at who is there
 _AROUND = HEADER_BYTES + CHUNK_HEADER_BYTES + SIGNATURE_BYTES  # bytes in a message, around a chunk's values
 
@@ -162,6 +163,7 @@ class SecureSum:
         """Ask until the server has moved on, or the phase's time is up."""
         state = self._server.state
         ends = self._clock() + (self._upload_seconds if self._wants_input else self._phase_seconds)
+        word = self._clock() + (pause := _WORD_AFTER)
         while self._server.state is state:
             left, missing = ends - self._clock(), self._server.missing
             hopeless = state is not ServerState.ADVERTISE_KEYS and all(map(self._nodes.has_given_up, missing))
@@ -170,6 +172,9 @@ class SecureSum:
                 self._tell(f"{state}: going on without clients {_list(missing)}")
                 self._act(self._server.close_phase())
                 return
+            if self._clock() >= word:
+                self._tell(f"{state}: waiting for clients {_list(missing)}, for another {left:.0f} s at most")
+                word = self._clock() + (pause := 2 * pause)
             self._ask(missing)
             self._hear(left)
 

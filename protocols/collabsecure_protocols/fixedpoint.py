@@ -131,8 +131,9 @@ class Encoder:
             equilibrated = abs(Fraction(value)) * Fraction(2) ** exponent
             if round(equilibrated * Fraction(2) ** tensor.fraction_bits) > tensor.limit:
                 excess = equilibrated / Fraction(tensor.bound)
-                text = f"{float(excess):.3g}" if excess < 10**300 else "more than 1e300"
-                raise ValueRefused(tensor.name, f"V32: {where} is {text} times the session's bound {tensor.bound:.6g}")
+                text = f"{float(excess):.3g} times" if excess < 10**300 else "more than 1e300 times"
+                text = "beyond" if excess < Fraction(11, 10) else text
+                raise ValueRefused(tensor.name, f"V32: {where} is {text} the session's bound {tensor.bound:.6g}")
             column += 1
             if column == tensor.columns:
                 row += 1

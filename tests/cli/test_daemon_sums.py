@@ -76,7 +76,8 @@ def is_exact(room, sum_name="a/b"):
 @contextmanager
 def daemon(path, answering):
     taking = answering.takes_values_of
-    with listening(path, DaemonApi(SESSION, answering, longest=longest_of_sums(SESSION), taking=taking).app):
+    tell, longest = answering.tell_of_refusals, longest_of_sums(SESSION)
+    with listening(path, DaemonApi(SESSION, answering, longest=longest, taking=taking, tell=tell).app):
         yield Daemon(path)
 
 
@@ -100,8 +101,8 @@ def test_sums_of_values_from_a_folder_are_exact_and_the_app_is_never_asked(socke
 
 
 def test_whatever_an_app_gives_it_gets_one_answer_at_any_time(socket_folder, folder):
-    store, said = MemoryStore(), set()
-    with daemon(socket_folder / "s", side(folder, store)) as relay:
+    store, said, told = MemoryStore(), set(), []
+    with daemon(socket_folder / "s", side(folder, store, tell=told.append)) as relay:
 
         def give():
             before = dict(store._files)
@@ -123,7 +124,21 @@ def test_whatever_an_app_gives_it_gets_one_answer_at_any_time(socket_folder, fol
         finish(room)
         give()
     assert said == {"found values; expected none: here they come from this node's owner alone"}
+    assert told.count(f"Refused values from the app: {said.pop()}") == 1
     assert is_exact(room)
+
+
+def test_an_owner_is_told_once_why_values_of_the_app_are_refused(socket_folder):
+    told = []
+    with daemon(socket_folder / "s", side(None, tell=told.append)) as relay:
+        for _ in range(2):
+            for weights in (np.full((200, 700), np.nan), np.zeros((700, 200))):
+                with pytest.raises(ValueRefused):
+                    relay.give("two", {"weights": weights})
+    assert told == [
+        "Refused values for sum two from the app: tensor 'weights': V32: entry (0, 0) is not a finite number",
+        "Refused values for sum two from the app: tensor 'weights': expected shape (200, 700), found (700, 200)",
+    ]
 
 
 def test_a_file_that_is_not_there_yet_is_waited_for_and_its_owner_told_once(folder):
@@ -261,11 +276,17 @@ def test_what_is_refused_is_told_once_in_printable_words_and_not_without_end():
     assert all(words.isprintable() and words.startswith("Refused what was asked: ") for words in told)
 
 
-def test_the_page_says_how_an_owner_gives_values(folder, monkeypatch):
-    (block,) = re.findall(r"\n((?:    .*\n|\n)*    save_file\(.*\n(?:    .*\n)+)", (DOCS / "embedding.md").read_text())
+@pytest.mark.parametrize("link", [None, b"m" * 32], ids=["no link", "a link"])
+def test_the_page_says_how_an_owner_gives_values(folder, monkeypatch, link):
+    page = (DOCS / "embedding.md").read_text()
+    (block,) = re.findall(r"\n((?:    .*\n|\n)*    save_file\(.*\n(?:    .*\n)+)", page)
+    (metadata,) = re.findall(r"`(metadata=.*?)`", page)
+    if link is not None:
+        block = block.replace('"values/part")', f'"values/part", {metadata})')
+        assert metadata in block
     session = made_session(3)
-    room = started(side(folder, session=session), session, link=b"m" * 32)
+    room = started(side(folder, session=session), session, link=link or bytes(32))
     assert room.shard(1) == Wait()
     monkeypatch.chdir(folder.parent)
-    exec(dedent(block), {**made_values(session, 1, "round 1"), "digest_of_the_model": b"m".hex() * 32})
+    exec(dedent(block), {**made_values(session, 1, "round 1"), "link": link})
     assert isinstance(room.shard(1), Ready)

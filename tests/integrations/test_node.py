@@ -255,7 +255,8 @@ def test_values_are_asked_for_when_their_sum_runs_and_may_be_given_before() -> N
     ("change", "reason"),
     [
         ({"weights": np.full((3, 5), np.nan)}, "not a finite number"),
-        ({"weights": np.full((3, 5), 4.1)}, "times the session's bound"),
+        ({"weights": np.full((3, 5), 4.1)}, "is beyond the session's bound 4"),
+        ({"weights": np.full((3, 5), -6.0)}, "is 1.5 times the session's bound 4"),
         ({"weights": np.zeros((5, 3))}, "expected shape"),
         ({"weights": np.zeros((3, 5), complex)}, "real numbers"),
         ({"examples": np.array([1 << 60])}, "beyond 2\\^53"),

@@ -203,6 +203,21 @@ def test_values_that_are_refused_cost_a_client_that_sum_and_no_waiting() -> None
     is_exact(secure_sum.run(), CLIENTS)
 
 
+def test_for_whom_it_waits_and_who_is_elsewhere_is_told_soon() -> None:
+    nodes = {**made_nodes(SESSION), "node 3": STRANGERS["another session"], "node 4": STRANGERS["nothing"]}
+    said: list[tuple[float, str]] = []
+    host = MemoryHost(nodes)
+    with pytest.raises(SumAborted):
+        over(host, tell=lambda words: said.append((host.now, words))).run()
+    assert [words for now, words in said if now < 10 and "no part" in words] == [
+        "Node node 3: takes no part: another session"
+    ]
+    waiting = [(now, words.partition(", for")[0]) for now, words in said if "waiting" in words]
+    assert {words for _, words in waiting} == {"ADVERTISE_KEYS: waiting for clients 3, 4"}
+    assert 15 <= waiting[0][0] < 20
+    assert len(waiting) == 5  # in ten minutes
+
+
 def answering(reply: Callable[[bytes], bytes | None]) -> MemoryNode:
     class Other(MemoryNode):
         def answer(self, request: bytes) -> bytes | None:

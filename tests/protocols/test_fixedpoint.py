@@ -94,7 +94,7 @@ def test_the_bound_itself_is_encoded_as_the_limit_and_the_next_integer_is_refuse
     spec = Tensor(name="edge", shape=(1,), bound=0.75, fraction_bits=size - 4, bits=size)
     assert encode(spec, np.array([sign * 0.75])) == [sign * spec.limit]
     beyond = sign * float(spec.limit + max(1, spec.limit >> 52)) * 2.0**-spec.fraction_bits
-    with pytest.raises(ValueRefused, match=r"V32: entry .* times the session's bound"):
+    with pytest.raises(ValueRefused, match=r"V32: entry .* beyond the session's bound"):
         encode(spec, np.array([beyond]))
 
 
