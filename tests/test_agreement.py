@@ -70,7 +70,7 @@ def test_contexts_are_the_templates_groups():
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("format", None, "format: found None; expected 'collabsecure editing 1'"),
+        ("format", None, "found a session of sums; expected an editing session"),
         ("format", "collabsecure editing 9", "found 'collabsecure editing 9'"),
         ("model", None, "no model"),
         ("max_edits", None, "no max_edits"),

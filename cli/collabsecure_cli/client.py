@@ -26,7 +26,7 @@ from collabsecure_cli.progress import progress_bar, say, upload_bar
 from collabsecure_cli.report import DELTA, Report, norms, refuse_foreign, write_merged
 from collabsecure_cli.results import Results
 from collabsecure_cli.session import load_session
-from collabsecure_protocols import Identity, Policy, Session
+from collabsecure_protocols import Identity, InvalidSession, Policy, Session
 
 if TYPE_CHECKING:
     from collabsecure_cli.connection import Connection
@@ -58,7 +58,11 @@ _file = click.Path(exists=True, dir_okay=False, path_type=Path)
     help="Take part in sessions of so many clients that the server must be trusted to follow the protocol.",
 )
 @click.option(
-    "--max-change", type=float, default=1.0, show_default=True, help="Largest ‖Δ‖/‖W‖ of an update that is taken over."
+    "--max-change",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Largest ‖Δ‖/‖W‖ of an update; a larger one ends it.",
 )
 @click.option(
     "--encryption-processes",
@@ -114,7 +118,10 @@ def client(
         accept_honest_but_curious=accept_honest_but_curious,
     )
     policy.check(session)
-    session.id_of(identity.public)
+    try:
+        session.id_of(identity.public)
+    except InvalidSession as error:
+        raise InvalidSession(f"{key}: {error}. Give the --key whose line the organiser has") from error
     state = state or key.with_suffix(".state")
     if edits is None:
         if isinstance(line, ServerChoice):

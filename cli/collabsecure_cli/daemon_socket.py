@@ -104,11 +104,13 @@ def _refuse_others(at: Path, found: os.stat_result, *, is_last: bool) -> None:
         raise _foreign(at, found, "a directory")
     sticky = not is_last and found.st_mode & stat.S_ISVTX  # others cannot move what is not theirs
     if found.st_mode & _OTHERS_WRITE and not sticky:
+        elsewhere = "a path elsewhere: mkdir -m 700 DIRECTORY"
+        is_shared = found.st_mode & stat.S_ISVTX or found.st_uid != os.geteuid()  # as /tmp, which all need so
         raise BadFile(
             at,
             found=f"a directory in which others may write, mode {stat.S_IMODE(found.st_mode):04o}",
             expected="one in which its owner alone may",
-            remedy=f"chmod go-w {at}, or give a path elsewhere: mkdir -m 700 DIRECTORY",
+            remedy=f"Give {elsewhere}" if is_shared else f"chmod go-w {at}, or give {elsewhere}",
         )
 
 

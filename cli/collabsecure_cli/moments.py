@@ -54,7 +54,7 @@ class SessionMoments(Mapping[int, np.ndarray]):
             self._folder,
             found="; ".join(found) or f"no second moment of layer {layer} (*_mom2_*.npz)",
             expected=f"the session's second moment of layer {layer}, digest {expected}",
-            remedy="Ask the organiser for the files that the session was made with",
+            remedy="Give the folder of those that the session was made with (--second-moment)",
         )
 
     def _candidates(self, layer: int) -> list[Path]:

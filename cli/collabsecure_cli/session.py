@@ -21,7 +21,7 @@ from collabsecure_cli.encryption_keys import load_public
 from collabsecure_cli.options import Layers, ModelChoice, layers_in_short, model_options
 from collabsecure_cli.roster import Roster, format_key, load_roster
 from collabsecure_cli.session_words import as_mapping, in_words, spoken_digest
-from collabsecure_protocols import Session
+from collabsecure_protocols import InvalidSession, Session
 from collabsecure_protocols.tensors import ENCRYPTED_BITS, RING_BITS
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ def load_session(path: Path) -> Session:
         raise unreadable(path, error) from error
     except UnicodeDecodeError as error:
         raise BadFile(path, found=f"no UTF-8 at byte {error.start}", expected="a session file") from error
+    except InvalidSession as error:
+        raise InvalidSession(f"{path}: {error}") from error
 
 
 @click.group("session")

@@ -66,7 +66,7 @@ def test_values_are_no_editing_sessions(invoke):
     ("kind", "arguments", "said"),
     [
         ("editing", DAEMON, "found an editing session; expected --edits FILE"),
-        ("sums", (*DAEMON, "--edits", "edits.json"), "found None; expected 'collabsecure editing 1'"),
+        ("sums", (*DAEMON, "--edits", "edits.json"), "found a session of sums; expected an editing session"),
         ("sums", ("--daemon", "--socket", "none/s"), "no directory (no such file"),
         ("sums", (*DAEMON, "--min-clients", "4"), "V31"),
         ("sums", (*DAEMON, "--digest", "00" * 32), "V31"),

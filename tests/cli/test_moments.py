@@ -43,7 +43,7 @@ def test_every_layers_file_is_found_among_others(weighted, tmp_path):
 
 
 def test_moment_that_is_missing_or_another_is_named_with_its_digest(weighted, tmp_path):
-    with pytest.raises(BadFile, match=r"found no second moment of layer 1 .*Ask the organiser"):
+    with pytest.raises(BadFile, match=r"found no second moment of layer 1 .*--second-moment"):
         _ = moments(tmp_path / "nowhere", weighted)[1]
     write(tmp_path, 1, scale=2.0)
     with pytest.raises(BadFile, match=r"found transformer.*100.npz with digest [0-9a-f]{64}; expected the session's"):
