@@ -1,5 +1,6 @@
 """The commands of a page, run as they stand there: `who$ command` in that party's folder, in order."""
 
+import fcntl
 import os
 import re
 import signal
@@ -36,17 +37,24 @@ def play(page, folder):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     (folder / "play.sh").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    shell = subprocess.Popen(["bash", "play.sh"], cwd=folder, env=environment, start_new_session=True)
-    try:
-        code = shell.wait(_SECONDS)
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(shell.pid, signal.SIGKILL)  # whoever still runs; all are in the shell's group
-        shell.wait()
+    with page.open() as alone:  # the page's port is one, and a test session may have several processes
+        fcntl.flock(alone, fcntl.LOCK_EX)
+        code = _run(["bash", "play.sh"], folder, environment)
     said = {command: folder / f"{number}.out" for number, (_, command) in enumerate(commands(page))}
     outputs = {command: path.read_text() for command, path in said.items() if path.exists()}
     assert code == 0, list(outputs.items())[-1]
     return outputs
+
+
+def _run(command, folder, environment):
+    """Its exit code; nothing that it started outlives it."""
+    shell = subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True)
+    try:
+        return shell.wait(_SECONDS)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(shell.pid, signal.SIGKILL)  # all are in the shell's group
+        shell.wait()
 
 
 def saying(outputs, part):
