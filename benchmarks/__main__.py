@@ -14,6 +14,7 @@ QUICK: dict[str, list[str]] = {
     "server": ["--quick"],
     "flower": ["--quick"],
     "flower_deployment": ["--quick"],
+    "nvflare_deployment": ["--quick"],
     "clients": ["--quick"],
     "encryption": ["--quick"],
     "merge": ["--d-in", "1024", "--d-out", "256", "--repeats", "2"],

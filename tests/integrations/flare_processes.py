@@ -32,7 +32,7 @@ class Flare:
             "OMP_NUM_THREADS": "1",
             "PYTHONUNBUFFERED": "1",
         }
-        self._kits = folder / "poc" / "example_project" / "prod_00"
+        self.kits = folder / "poc" / "example_project" / "prod_00"
         self._scripts, self._jobs, self._started = [], [], 0
 
     def __enter__(self):
@@ -41,7 +41,7 @@ class Flare:
             self._poc("prepare", "-n", len(self.sites), "--force")
             if not self._takes_code:
                 for site in self.sites:
-                    take_no_code(self._kits / site / "local")
+                    take_no_code(self.kits / site / "local")
             self._poc("start", "--timeout", int(START_SECONDS))
         except BaseException:
             self.close()
@@ -81,7 +81,7 @@ class Flare:
     @property
     def kit(self):
         """Of an admin who may submit jobs."""
-        return self._kits / "admin@nvidia.com"
+        return self.kits / "admin@nvidia.com"
 
     def says(self, text, seconds):
         """Wait until the job that was started last has said something at the server."""
@@ -91,15 +91,15 @@ class Flare:
             time.sleep(0.2)
 
     def said(self, name):
-        return (self._kits / name / "poc_console.log").read_text(errors="replace")
+        return (self.kits / name / "poc_console.log").read_text(errors="replace")
 
     def kill_site(self, name):
         """End all of a site's processes without a word, as its machine's end would."""
-        _kill(self._kits / name)
+        _kill(self.kits / name)
 
     def kill_job(self, name):
         """End the process of a site's job alone; the site's own notices."""
-        _kill(self._kits / name, "worker_process")
+        _kill(self.kits / name, "worker_process")
 
     def close(self):
         with suppress(subprocess.SubprocessError, AssertionError):  # it has 30 seconds for that
@@ -107,7 +107,7 @@ class Flare:
         for process in self._scripts:
             process.kill()
             process.wait()
-        _kill(self._kits)
+        _kill(self.kits)
 
     def _poc(self, *arguments, timeout=START_SECONDS + 60):
         self._nvflare("poc", *arguments, timeout=timeout)
@@ -167,8 +167,8 @@ def _script(folder, environment, script, *arguments):
 def _kill(folder, *parts):
     """Every process that was started with a path in `folder`: NVFlare lets its own go as soon as they are started."""
     for _ in range(20):  # a script may start another before it has ended
-        found = list(_processes(f"{folder}{os.sep}", parts))
-        found += [] if parts else list(_processes(f"{folder} ", parts))
+        found = list(processes(f"{folder}{os.sep}", parts))
+        found += [] if parts else list(processes(f"{folder} ", parts))
         if not found:
             return
         for pid in found:
@@ -177,7 +177,8 @@ def _kill(folder, *parts):
         time.sleep(0.1)
 
 
-def _processes(path, parts):
+def processes(path, parts):
+    """Those whose command has all these words; it is of their own folders that it names."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             with suppress(OSError):
