@@ -6,11 +6,10 @@ import sys
 import time
 from pathlib import Path
 
+from benchmarks.flower_app.summing.values import PARTS
 from collabsecure.integrations.sessions import Summand, sum_session
 from collabsecure_cli.identity import write_identity
 from collabsecure_protocols import Identity
-
-PARTS = 8  # arrays that a client's values come in
 
 
 def start_daemons(folder: Path, clients: int, values: int) -> list[subprocess.Popen[bytes]]:

@@ -34,14 +34,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--values", type=int, default=10_000_000, help="of each site (default: 10 million)")
     parser.add_argument("--sites", type=int, nargs="+", default=[3], help="in turn (default: 3)")
-    parser.add_argument("--shard-bytes", type=int, default=128 << 20, help="in one reply (default: 128 MiB)")
-    parser.add_argument("--at-once", type=int, default=2, help="sites that upload at a time (default: 2)")
     parser.add_argument("--quick", action="store_true", help="100 000 values")
     arguments = parser.parse_args(argv)
     values = 100_000 if arguments.quick else arguments.values
     for sites in arguments.sites:
         with tempfile.TemporaryDirectory(prefix="nvflare-") as folder:
-            found = measure(Path(folder), sites, values, (arguments.shard_bytes, arguments.at_once))
+            found = measure(Path(folder), sites, values)
         print(f"\ncollabsecure in NVFlare: {sites} sites, {values / 1e6:g}M values each")
         print(f"  time of the sum               {found['seconds']:.1f} s")
         print(f"  largest error of the sum      {found['error']:.1e}")
@@ -51,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def measure(folder: Path, sites: int, values: int, settings: tuple[int, int]) -> dict[str, Any]:
+def measure(folder: Path, sites: int, values: int) -> dict[str, Any]:
     """One run; its figures, and the most memory of each kind of process."""
     (folder / "staging").mkdir()
     daemons = start_daemons(folder, sites, values)
@@ -63,8 +61,7 @@ def measure(folder: Path, sites: int, values: int, settings: tuple[int, int]) ->
             watching = threading.Thread(target=watch, args=(flare.kits, [each.pid for each in daemons], peaks, over))
             watching.start()
             try:
-                flare.start(JOB, folder, sites, values, *settings)
-                flare.says("MEASURED", RUN_SECONDS)
+                flare.start(JOB, folder, sites, values).wait(RUN_SECONDS)
             finally:
                 over.set()
                 watching.join()
@@ -73,7 +70,10 @@ def measure(folder: Path, sites: int, values: int, settings: tuple[int, int]) ->
         for daemon in daemons:
             daemon.kill()
             daemon.wait()
-    found = json.loads(re.findall(r"MEASURED (\{.*?\})", said)[-1])
+    measured = re.search(r"MEASURED (\{.*?\})", said)
+    if measured is None:
+        raise SystemExit(f"the job measured nothing:\n{said}")
+    found = json.loads(measured[1])
     if found["survivors"] != sites:
         raise SystemExit(f"only {found['survivors']} of {sites} sites are in the sum:\n{said}")
     return found | {"peaks": peaks}

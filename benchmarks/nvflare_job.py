@@ -32,8 +32,8 @@ class Site(ClientActions):
 class Coordinator:
     """The server's side; `folder` has what it needs."""
 
-    def __init__(self, folder: str, shard_bytes: int, at_once: int) -> None:
-        self.folder, self.shard_bytes, self.at_once = folder, shard_bytes, at_once
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
 
     @collab.main  # type: ignore[untyped-decorator]
     def main(self) -> None:
@@ -43,8 +43,6 @@ class Coordinator:
             collab.clients,
             load_session(folder / "session.json"),
             load_identity(folder / "server.key"),
-            at_once=self.at_once,
-            shard_bytes=self.shard_bytes,
             staging=folder / "staging",
         )
         started = time.monotonic()
@@ -59,13 +57,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("sites", type=int)
     parser.add_argument("values", type=int)
-    parser.add_argument("shard_bytes", type=int)
-    parser.add_argument("at_once", type=int)
     parser.add_argument("--startup-kit", type=Path, required=True)
     given = parser.parse_args()
     recipe = CollabRecipe(
         "summing",
-        server=Coordinator(str(given.folder), given.shard_bytes, given.at_once),
+        server=Coordinator(str(given.folder)),
         client=Site(given.values // PARTS),
         min_clients=given.sites,
     )

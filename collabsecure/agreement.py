@@ -128,7 +128,7 @@ class Agreement:
     @classmethod
     def _read(cls, found: Mapping[str, str]) -> "Agreement":
         if "format" not in found:
-            raise BadSession("found a session of sums; expected an editing session. Sums take --daemon, and no --edits")
+            raise BadSession("found a session of sums; expected an editing session")
         _require(found["format"] == FORMAT, "format", repr(found["format"]), repr(FORMAT))
         missing = _PLAIN - found.keys()
         _require(not missing, "parameters", f"no {', no '.join(sorted(missing))}", "all of an editing session's")

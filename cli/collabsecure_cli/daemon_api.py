@@ -72,7 +72,7 @@ class DaemonApi:
         *,
         longest: int = MOST_BYTES,
         taking: SumNode | None = None,
-        tell: Callable[[str], None] | None = None,
+        tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._session, self._answering, self._longest, self._taking = session, answering, longest, taking
         self._tell = tell
@@ -154,9 +154,8 @@ class DaemonApi:
                 link = _link(request.headers.get(LINK_HEADER))
                 missing = await asyncio.to_thread(node.put, sum_name, tensor, values, link=link)
         except (LocalProtocolError, _NoValues) as error:
-            if self._tell is not None:
-                of = "" if sum_name is None else f" for sum {sum_name}"
-                self._tell(f"Refused values{of} from the app: {error}")
+            of = "" if sum_name is None else f" for sum {sum_name}"
+            self._tell(f"Refused values{of} from the app: {error}")
             return problem(422, str(error), headers={"Connection": "close"})  # its body may be unread
         except CollabsecureError as error:
             self.failure = error

@@ -79,6 +79,14 @@ def test_sessions_and_places_that_are_refused(invoke, kind, arguments, said):
     assert said in result.stderr
 
 
+def test_a_key_that_is_not_on_the_roster_is_named_by_its_file(invoke, socket_folder):
+    write_identity(socket_folder / "other.key", identity(9))
+    result = invoke("sums", *DAEMON, "--key", "other.key")
+    assert result.exit_code == 1
+    assert "other.key: V31: found identity ed25519:" in result.stderr
+    assert "Give the --key whose line the organiser has" in result.stderr.replace("\n", " ")
+
+
 def test_config_file_may_say_where_the_socket_is(invoke, socket_folder):
     (socket_folder / "client.toml").write_text('daemon = true\nsocket = "s"\npatience = "1s"\n')
     result = invoke("sums", "--config", "client.toml")
